@@ -91,12 +91,15 @@ def recorded_releases(lake: Lake) -> list[Manifest]:
 
 def release_of_fit(lake: Lake, manifest: Manifest) -> Manifest:
     """Return the release whose fit a release goes on with: the newest of its line that is no night's."""
-    rows = lake.read("releases", columns=["id", "kind", "parent", "manifest"]).to_pylist()
-    known = {row["id"]: row for row in rows}
+    rows = lake.read("releases", columns=["id", "kind", "parent", "manifest"])
+    known = {row["id"]: row for row in rows.drop_columns(["manifest"]).to_pylist()}
     found = known.get(manifest.id)
     while found is not None and found["kind"] == "nightly" and found["parent"] in known:
         found = known[found["parent"]]
-    return manifest if found is None else Manifest.model_validate_json(found["manifest"])
+    if found is None or found["id"] == manifest.id:
+        return manifest
+    stored = rows.filter(pc.equal(rows["id"], found["id"]))["manifest"][0].as_py()  # also of one that was retired
+    return Manifest.model_validate_json(stored)
 
 
 def releases(lake: Lake) -> list[Manifest]:

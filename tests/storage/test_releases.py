@@ -11,7 +11,15 @@ import pytest
 from made_releases import CUTOFF, TIME, WHO, candidate, model, publish
 
 from storage.commit import append
-from storage.errors import GateBlocked, LakeNotFound, LineageBroken, PointerMoved, PublishRefused, StaleCandidate
+from storage.errors import (
+    GateBlocked,
+    LakeNotFound,
+    LineageBroken,
+    PointerMoved,
+    PublishRefused,
+    Retired,
+    StaleCandidate,
+)
 from storage.lake import Lake
 from storage.releases.evaluation import EvaluationResult
 from storage.releases.models import models, models_of, record_evaluation
@@ -26,6 +34,8 @@ from storage.releases.releases import (
     release_of_fit,
     releases,
 )
+from storage.retention.collect import collect
+from storage.retention.policy import Policy
 from storage.runs.record import RunRecord, read_run, runs
 
 
@@ -105,6 +115,19 @@ def test_a_night_goes_on_with_the_fit_of_the_newest_release_that_is_no_nights(tm
     later = candidate(lake, "five", ["a"], codebook="c2", kind="nightly", parent=again.id)
     assert [release_of_fit(lake, each).id for each in (first, *nights)] == [first.id] * 3
     assert [release_of_fit(lake, each).id for each in (again, later)] == [again.id] * 2
+
+
+def test_the_fit_of_a_night_is_known_when_its_release_was_retired(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    made = [candidate(lake, "one", ["a"], kind="bootstrap")]
+    publish(lake, made[0].id, WHO)
+    for name in ("two", "three"):
+        made.append(candidate(lake, name, ["a"], kind="nightly", parent=made[-1].id))
+        publish(lake, made[-1].id, WHO)
+    collect(lake, Policy(1, timedelta()), WHO, remove=True)
+    with pytest.raises(Retired):
+        read_release(lake, made[0].id)
+    assert release_of_fit(lake, made[-1]) == made[0]
 
 
 def test_a_new_codebook_must_cover_every_item_of_production(tmp_path: Path) -> None:
