@@ -14,7 +14,7 @@ from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
-from tokenizer.arrays.scratch import scratch_take
+from tokenizer.arrays.scratch import taken_rows
 from tokenizer.arrays.vectors import Rows
 
 
@@ -61,7 +61,7 @@ def level_vectors(
             counts.refuse(Reason.MISSING_SOURCE, len(rejects), detail)
             kept = kept[having]
     chosen, rows = fused.take(kept), place[kept]
-    vectors = {name: scratch_take(each.rows, rows) for name, each in found.items()}
+    vectors = {name: taken_rows(each.rows, rows) for name, each in found.items()}
     if FUSED in (*sources, *also):
         vectors[FUSED] = chosen.vectors
     counts.out = len(kept)

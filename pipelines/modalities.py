@@ -10,8 +10,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.scratch import ScratchRows, scratch_rows
-from tokenizer.arrays.vectors import ArrayRows, Rows, TakenRows, take_any
+from tokenizer.arrays.vectors import NOTHING, ArrayRows, Items, Rows, TakenRows, take_any
 
 Matrix = NDArray[np.float32]
 TEXT, IMAGE, ATTRIBUTES, COORDINATES = "text", "image", "attributes", "coordinates"
@@ -41,6 +42,9 @@ class ModalityRows(Sized, Protocol):
 
     @property
     def width(self) -> int: ...
+
+    @property
+    def rows(self) -> Rows: ...
 
     def take(self, rows: NDArray[np.int64] | slice) -> "Modality":
         """Return some of the items."""
@@ -122,13 +126,18 @@ class ScratchModality(StoredModality):
         self.present[rows] = True
 
 
-def mean_of(modality: ModalityRows) -> Matrix:
-    """Return the mean of the present vectors, float32 (D,)."""
-    total = np.zeros(modality.width)
-    for start in range(0, len(modality), ROWS):
-        some = modality.take(slice(start, start + ROWS))
-        total += some.vectors[some.present].sum(axis=0, dtype=np.float64)
-    return np.asarray(total / max(int(modality.present.sum()), 1), np.float32)
+def mean_of(modality: ModalityRows, work: Executor = LOCAL_THREADS) -> Matrix:
+    """Return the mean of the present vectors, float32 (D,); sums of ROWS rows are added in order."""
+    present = modality.present
+    tasks = ((start, present[start : start + ROWS]) for start in range(0, len(modality), ROWS))
+    vectors = Items({"": modality.rows}, NOTHING.ties)
+    total = sum(work.map(_span_sum, vectors, tasks), start=np.zeros(modality.width))
+    return np.asarray(total / max(int(present.sum()), 1), np.float32)
+
+
+def _span_sum(vectors: Items, start: int, present: NDArray[np.bool_]) -> NDArray[np.float64]:
+    rows = vectors.rows[""].read(start, start + len(present))
+    return np.asarray(rows[present].sum(axis=0, dtype=np.float64))
 
 
 def items_of(modalities: Mapping[str, ModalityRows]) -> int:

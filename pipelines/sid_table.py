@@ -3,8 +3,10 @@
 `tokenizer.assign` decides which SID an item gets.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,9 +28,10 @@ from storage.reasons import Reason
 from storage.releases.catalogue import count_sids, deleted_items, in_segments, items_among, nameless
 from storage.releases.manifest import Manifest
 from storage.schemas import DRIFT, SIDS
+from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.sid_keys import sid_keys, sort_sids
 from tokenizer.arrays.types import Codes
-from tokenizer.arrays.vectors import Rows, spans
+from tokenizer.arrays.vectors import NOTHING, Items, Rows, spans
 from tokenizer.assign import Assignment, Occupancy, Status
 from tokenizer.codebook import Codebook
 from tokenizer.trie.trie import Trie
@@ -90,13 +93,14 @@ class Segment:
     assignment: Assignment
 
 
-def write_segment(lake: Lake, segment: Segment, counts: Counts, provenance: Provenance) -> Counts:
+def write_segment(
+    lake: Lake, segment: Segment, counts: Counts, provenance: Provenance, work: Executor = LOCAL_THREADS
+) -> Counts:
     """Append one segment of the SID table. Items without a free SID are quarantined as `refit_due`.
 
-    `counts` are the counts of the stage so far; they are updated and returned.
+    `counts` are the counts of the stage so far; they are updated and returned. The files are written by workers.
     """
     placed = segment.assignment.codes[:, 0] >= 0
-    rows = np.flatnonzero(placed)
     detail = f"codebook {segment.codebook.id} has no free SID near this item"
     rejects = [
         Reject("assign", Reason.REFIT_DUE, detail, source=f"assign@{content}", source_row=0, subject=item)
@@ -108,27 +112,34 @@ def write_segment(lake: Lake, segment: Segment, counts: Counts, provenance: Prov
     key = f"sids:{segment.id}"
 
     def write() -> list[AddAction]:
+        rows = np.flatnonzero(placed)
         parts = (rows[start : start + FILE_ROWS] for start in range(0, len(rows), FILE_ROWS))
-        tables = (_segment_rows(segment, part) for part in parts)
-        return [file for table in tables for file in write_files(lake, "sids", table, key)]
+        tasks = ((part, _segment_rows(segment, part)) for part in parts)
+        vectors = Items({FUSED: segment.fused.vectors}, NOTHING.ties)
+        return list(chain.from_iterable(work.map(partial(_write_rows, lake, key), vectors, tasks)))
 
     append_files(lake, "sids", write, key, provenance)
     return counts.check()
 
 
-def _segment_rows(segment: Segment, rows: NDArray[np.int64]) -> pa.Table:
+def _write_rows(
+    lake: Lake, key: str, vectors: Items, rows: NDArray[np.int64], columns: Mapping[str, pa.Array]
+) -> list[AddAction]:
+    """Write columns of the table, and the hashes of the vectors at some rows, as files to commit."""
+    hashed = {**columns, "vector_hash": _hashes(vectors.rows[FUSED], rows)}
+    return write_files(lake, "sids", pa.table(hashed).select(SIDS.schema.names).cast(SIDS.schema), key)
+
+
+def _segment_rows(segment: Segment, rows: NDArray[np.int64]) -> dict[str, pa.Array]:
+    """Return some rows of a segment, without the hashes of the vectors."""
     fused, assignment = segment.fused, segment.assignment
-    return pa.table(
-        {
-            "assignment_id": pa.repeat(segment.id, len(rows)),
-            "codebook": pa.repeat(segment.codebook.id, len(rows)),
-            "item_id": fused.items["item_id"][rows].to_arrow().cast(pa.string()),
-            "codes": _lists(assignment.codes[rows]),
-            "vector_hash": _hashes(fused.vectors, rows),
-            "status": pa.array([each.label for each in Status], pa.string()).take(pa.array(assignment.status[rows])),
-        },
-        schema=SIDS.schema,
-    )
+    return {
+        "assignment_id": pa.repeat(segment.id, len(rows)),
+        "codebook": pa.repeat(segment.codebook.id, len(rows)),
+        "item_id": fused.items["item_id"][rows].to_arrow().cast(pa.string()),
+        "codes": _lists(assignment.codes[rows]),
+        "status": pa.array([each.label for each in Status], pa.string()).take(pa.array(assignment.status[rows])),
+    }
 
 
 def _lists(codes: Codes) -> pa.ListArray:

@@ -1,8 +1,9 @@
 """The table of vectors: stored once by item, content hash, modality and fingerprint, and read aligned with items."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -10,17 +11,24 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake.transaction import AddAction
 
-from pipelines.modalities import Matrix, ScratchModality
+from pipelines.compute.executors import RayWork
+from pipelines.compute.worker_rows import PlacedRows, collect_rows, is_elsewhere
+from pipelines.modalities import Matrix, ScratchModality, StoredModality
 from pipelines.places import PAIR, Places
 from storage.commit import Provenance, append, append_files, generation, write_files
 from storage.files.among import Among
+from storage.files.data_files import DataFile
 from storage.hashing.content_hash import row_hashes
 from storage.lake import Lake
 from storage.schemas import VECTORS
+from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.vectors import as_matrix
 
+STORED = [*PAIR, "vector"]
 FEW = 10_000
 """Most items that are looked up by id; for more, all vectors of the encoder are scanned."""
+PART_BYTES = 1 << 28
+"""Bytes of the files that a worker reads at a time."""
 
 
 def cached(
@@ -44,24 +52,60 @@ def cached_under(lake: Lake, modality: str, fingerprint: str, hashes: Sequence[s
     return held.with_columns(pl.col("content_hash").cast(pl.String))
 
 
-def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFrame) -> ScratchModality | None:
+def read_vectors(
+    lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFrame, work: Executor = LOCAL_THREADS
+) -> StoredModality | None:
     """Return the stored vectors aligned with the rows of `wanted` (item_id, content_hash); None if there are none.
 
-    They are filled in batch by batch: memory holds some bytes an item, and the vectors only if they are few.
+    They are filled in batch by batch: memory holds some bytes an item, and the vectors only if they are few. Workers on
+    other machines read their share of the files.
     """
-    places, where = Places(wanted.select(PAIR)), _where(modality, fingerprint)
+    where, few = _where(modality, fingerprint), _few(wanted["item_id"])
+    if few is None and is_elsewhere(work):
+        return _read_elsewhere(lake, where, wanted, work)
     found: ScratchModality | None = None
-    for batch in lake.batches("vectors", [*PAIR, "vector"], where, among=_few(wanted["item_id"])):
+    for place, vectors in _placed(Places.of(wanted), lake.batches("vectors", STORED, where, among=few)):
+        if found is None:
+            found = ScratchModality.absent(wanted.height, vectors.shape[1])
+        new = ~found.present[place]
+        found.fill(place[new], vectors[new])
+    return found
+
+
+def _read_elsewhere(lake: Lake, where: ds.Expression, wanted: pl.DataFrame, work: RayWork) -> StoredModality | None:
+    files = lake.files_within("vectors", where)
+    first = next(lake.file_batches("vectors", files, ["vector"], where, rows=1), None)
+    if first is None:
+        return None
+    parts = [(lake, where, part) for part in _of_size(files, PART_BYTES)]
+    width = as_matrix(pa.chunked_array([first.column(0)])).shape[1]
+    rows, present = collect_rows(work, partial(_found, Places.of(wanted)), parts, (wanted.height, width))
+    return StoredModality(rows, present) if present.any() else None
+
+
+def _found(places: Places, lake: Lake, where: ds.Expression, files: list[DataFile]) -> Iterator[PlacedRows]:
+    return _placed(places, lake.file_batches("vectors", files, STORED, where))
+
+
+def _placed(places: Places, batches: Iterator[pa.RecordBatch]) -> Iterator[PlacedRows]:
+    """Yield the places of the vectors of each batch that has any, ascending, and these vectors."""
+    for batch in batches:
         row, place = places.find(pl.DataFrame(pa.table(batch).select(PAIR)))
         place, first = np.unique(place, return_index=True)
-        if not len(place):
-            continue
-        values = as_matrix(pa.chunked_array([batch.column("vector")]))
-        if found is None:
-            found = ScratchModality.absent(wanted.height, values.shape[1])
-        new = ~found.present[place]
-        found.fill(place[new], values[row[first[new]]])
-    return found
+        if len(place):
+            yield place, as_matrix(pa.chunked_array([batch.column(2)]))[row[first]]
+
+
+def _of_size(files: Iterable[DataFile], size: int) -> Iterator[list[DataFile]]:
+    """Yield files in order, in parts of about `size` bytes."""
+    part: list[DataFile] = []
+    for file in files:
+        part.append(file)
+        if sum(each.size for each in part) >= size:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def _where(modality: str, fingerprint: str) -> ds.Expression:

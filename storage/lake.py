@@ -91,10 +91,8 @@ class Lake:
         Raise LakeNotFound for a table or version that never existed, DataCorrupt if the log of the table is damaged.
         """
         if not self.exists(table):
-            raise LakeNotFound(
-                f"the lake {self.uri} has no table {table!r}. Check --lake, or make a lake with `sidmill run "
-                "bootstrap`."
-            )
+            advice = "Check --lake, or make a lake with `sidmill run bootstrap`."
+            raise LakeNotFound(f"the lake {self.uri} has no table {table!r}. {advice}")
         place = self.table_files(table)
         try:
             handle = DeltaTable(self.path(table), version=version)
@@ -248,11 +246,10 @@ class Lake:
         dataset = self._dataset(table, self.data_files(table, version), where, among, columns)
         yield from self._batches(table, dataset, columns, both(where, among), rows)
 
-    def batches_added(
-        self, table: str, columns: Sequence[str], where: ds.Expression, rows: int, *, since: int, version: int
+    def file_batches(
+        self, table: str, files: list[DataFile], columns: Sequence[str], where: ds.Expression, rows: int = 1 << 16
     ) -> Iterator[pa.RecordBatch]:
-        """Read as `batches` does, of the files that `read_added` reads."""
-        files = self._added(table, self.data_files(table, version), since, version)
+        """Read as `batches` does, of some files of a table, of any versions."""
         yield from self._batches(table, self._dataset(table, files, where), columns, where, rows)
 
     def _batches(
@@ -277,7 +274,7 @@ class Lake:
 
         Old rows may be among them after a compaction of another program, or where the log between was cut.
         """
-        return self._rows(table, self._added(table, self.data_files(table, version), since, version), columns)
+        return self._rows(table, self.added_files(table, since, version), columns)
 
     def version_of_rows(self, table: str, version: int) -> int:
         """Return the oldest version that has the same rows, because all commits since only joined files."""
@@ -287,12 +284,16 @@ class Lake:
         """Return the names of the files of a version, without their folders; none for version -1."""
         return {each.name for each in self.data_files(table, version)}
 
-    def _added(self, table: str, files: list[DataFile], since: int, version: int | None) -> list[DataFile]:
-        known = {each.path for each in self.data_files(table, since)}
+    def added_files(self, table: str, since: int, version: int) -> list[DataFile]:
+        """Return the files that `read_added` reads."""
+        files, known = self.data_files(table, version), {each.path for each in self.data_files(table, since)}
         if known - {each.path for each in files}:
-            newest = self.version(table) if version is None else version
-            known |= joined_files(self.table_files(table), known, since, newest)
+            known |= joined_files(self.table_files(table), known, since, version)
         return [each for each in files if each.path not in known]
+
+    def files_within(self, table: str, where: ds.Expression) -> list[DataFile]:
+        """Return the files of the newest version that may hold a row of a condition, by their bounds."""
+        return self._open_files(table).within(self.data_files(table), where)
 
     def _dataset(
         self,

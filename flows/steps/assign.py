@@ -82,7 +82,7 @@ def assign(
             codes = np.array([refitted[item] for item in level.items.to_pylist()], np.int32)
             assignment = checked_sids(codebook, level.vectors, level.items, free, codes, run.compute.work)
         segment = Segment(assignment_id, codebook, level.fused, assignment)
-        counts = write_segment(run.lake, segment, level.counts, run.provenance())
+        counts = write_segment(run.lake, segment, level.counts, run.provenance(), run.compute.work)
         view.count(counts)
         view.note(run.compute.name, assignment=assignment_id)
     if waiting := counts.by_reason.get(Reason.REFIT_DUE, 0):

@@ -104,7 +104,7 @@ def _fit_fusion(run: Run, gathered: Gathered, newest: NewestPairs | None) -> Fus
     """Train in one task, or on several workers of Ray Train if the run is on Ray and the recipe asks for them."""
     spec, items, pairs = run.recipe.fusion, gathered.modalities, NO_PAIRS
     with one_thread():
-        start = FusionStart.of(items, spec)
+        start = FusionStart.of(items, spec, run.compute.work)
     if newest is not None:
         items, pairs = training_input(gathered, newest)
     shared = {name: StoredModality(run.compute.shared(each.rows), each.present) for name, each in items.items()}

@@ -49,4 +49,5 @@ def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]
             wanted[name] = current_pairs(run.lake, name, encoder.fingerprint, items, given.pairs(name))
     if COLLABORATIVE in encoders:
         wanted[COLLABORATIVE] = behaviour_pairs(run.lake, encoders[COLLABORATIVE], items["item_id"])
-    return gather(run.lake, items, wanted, {name: encoder.fingerprint for name, encoder in encoders.items()})
+    fingerprints = {name: encoder.fingerprint for name, encoder in encoders.items()}
+    return gather(run.lake, items, wanted, fingerprints, run.compute.work)

@@ -22,6 +22,7 @@ from pipelines.compute.placement import StageError, placement
 from pipelines.compute.shared_rows import shared, shared_items
 from pipelines.spec import ComputeSpec
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import SPAN, Items, Rows
 
 P = ParamSpec("P")
@@ -224,23 +225,48 @@ class RayWork:
                 done = list(LOCAL_THREADS.map(function, items, chain(head, tasks)))
             yield from done
             return
+        yield from map(ray.get, self._answers(function, items, chain(head, tasks), 1))
+
+    def blocks(
+        self, function: Callable[..., tuple[R, Floats]], items: Items, tasks: Iterable[tuple[Any, ...]]
+    ) -> Iterator[tuple[R, Any]]:
+        """Yield, of the two things that each task returns, the first, and a reference to the second.
+
+        That stays in the object store of the node that made it.
+        """
+        import ray
+
+        yield from ((ray.get(result), block) for result, block in self._answers(function, items, tasks, 2))
+
+    def remote(self, function: Callable[..., Any], returns: int) -> Any:
+        """Return a function as a task of the cluster, which returns so many objects; `remote` of it submits one."""
+        import ray
+
         connect(self._spec)
+        return ray.remote(num_cpus=self._task_cpus, max_retries=3, num_returns=returns)(function)
+
+    def _answers(
+        self, function: Callable[..., Any], items: Items, tasks: Iterable[tuple[Any, ...]], returns: int
+    ) -> Iterator[Any]:
+        """Yield the references to what each task returns, in order; few tasks wait at a time."""
+        import ray
+
+        remote = self.remote(_on_span, returns)
         if self._shared is None or self._shared[0] is not items:
             self._shared = items, ray.put(shared_items(items))
         work, stored = ray.put(function), self._shared[1]
-        remote = ray.remote(num_cpus=self._task_cpus, max_retries=3)(_on_span)
         window = 2 * int(ray.cluster_resources().get("CPU", 1))
         waiting: deque[Any] = deque()
         try:
-            for task in chain(head, tasks):
+            for task in tasks:
                 waiting.append(remote.remote(work, stored, *task))
                 if len(waiting) >= window:
-                    yield ray.get(waiting.popleft())
+                    yield waiting.popleft()
             while waiting:
-                yield ray.get(waiting.popleft())
+                yield waiting.popleft()
         finally:
             for reference in waiting:
-                ray.cancel(reference, force=True)
+                ray.cancel(reference if returns == 1 else reference[0], force=True)
 
 
 def _on_span(function: Callable[..., R], items: Items, *task: Any) -> R:

@@ -112,9 +112,10 @@ def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, trained_
     if len(new_items):
         fresh |= ds.field("item_id").isin(new_items)
     table, columns = "interactions", ["user_id"]
+    added = lake.added_files(table, old.version, log.version)
     batches = chain(
         lake.batches(table, columns, log.visible & fresh, BATCH_ROWS, log.version),
-        lake.batches_added(table, columns, log.visible, BATCH_ROWS, since=old.version, version=log.version),
+        lake.file_batches(table, added, columns, log.visible, BATCH_ROWS),
     )
     users = [pc.unique(batch.column("user_id")) for batch in batches]
     return pc.unique(pa.concat_arrays([pa.array([], pa.string()), *users]))
@@ -134,7 +135,8 @@ def _events(lake: Lake, wanted: EventsByUser, counts: Counts) -> Iterator[pa.Rec
 def _rewritten(lake: Lake, log: LogSlice, trained_on: TrainedSlice) -> Iterator[pa.RecordBatch]:
     """Yield user and id of events trained on, in files that a compaction has since removed; mostly there are none."""
     columns, old = ["user_id", "event_id"], trained_on.log
-    return lake.batches_added("interactions", columns, old.visible, BATCH_ROWS, since=log.version, version=old.version)
+    gone = lake.added_files("interactions", log.version, old.version)
+    return lake.file_batches("interactions", gone, columns, old.visible, BATCH_ROWS)
 
 
 def spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> None:

@@ -13,6 +13,7 @@ from pipelines.fusion.training import Directed, FusionTraining, network, weights
 from pipelines.modalities import FusionError, Matrix, ModalityRows, mean_of
 from pipelines.registry import FUSIONS, fusion_method_of
 from pipelines.spec import FusionSpec
+from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 
 NO_PAIRS: NDArray[np.int64] = np.empty((0, 2), np.int64)
 COMPONENT_ROWS = 1 << 17
@@ -31,7 +32,7 @@ class FusionStart:
     statistics: dict[str, object]
 
     @classmethod
-    def of(cls, items: Mapping[str, ModalityRows], spec: FusionSpec) -> "FusionStart":
+    def of(cls, items: Mapping[str, ModalityRows], spec: FusionSpec, work: Executor = LOCAL_THREADS) -> "FusionStart":
         """Start from the leading components of each modality. Raise FusionError if no item has a vector."""
         known = {name: items[name] for name in sorted(items) if items[name].present.any()}
         if not known:
@@ -39,7 +40,7 @@ class FusionStart:
                 "no item has a vector in any modality: check `text.fields`, the images, the logs, and the ids of given "
                 "vectors."
             )
-        means = {name: mean_of(each) for name, each in known.items()}
+        means = {name: mean_of(each, work) for name, each in known.items()}
         arrays = {f"mean.{name}": mean for name, mean in means.items()} | _components(known, means, spec)
         statistics: dict[str, object] = {"rows": {name: int(each.present.sum()) for name, each in known.items()}}
         if not (member := FUSIONS.members[spec.method]).ours:

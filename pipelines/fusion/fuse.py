@@ -1,6 +1,6 @@
 """Gather the vectors of items by modality, and store the fused vector of each item."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,9 +9,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learning.threads import one_thread
+from pipelines.compute.worker_rows import make_rows
 from pipelines.counts import Counts
 from pipelines.fusion.frozen import Fusion
-from pipelines.modalities import FUSED, Matrix, Modality, ScratchModality, StoredModality
+from pipelines.modalities import FUSED, Matrix, Modality, StoredModality
 from pipelines.vector_store import VectorFiles, matrix, read_vectors
 from storage.commit import Provenance
 from storage.hashing.content_hash import content_hashes
@@ -19,13 +20,15 @@ from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor, Threads
-from tokenizer.arrays.scratch import scratch_take
+from tokenizer.arrays.scratch import taken_rows
 from tokenizer.arrays.vectors import NOTHING, Items, Rows
 
 CHUNK = 1 << 16
 """Items fused and stored at a time."""
 FEW_PARTS = 8
 """Chunks that this thread fuses itself: workers would take longer to import torch than they save."""
+STORED = "fused before"
+"""Name of the fused vectors that are read back, among the inputs of a part."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,15 @@ class Fused:
 
     def take(self, rows: NDArray[np.int64]) -> "Fused":
         """Return some of the items, ascending; the same object for all of them."""
-        return self if len(rows) == self.items.height else Fused(self.items[rows], scratch_take(self.vectors, rows))
+        return self if len(rows) == self.items.height else Fused(self.items[rows], taken_rows(self.vectors, rows))
 
 
 def gather(
-    lake: Lake, items: pl.DataFrame, wanted: Mapping[str, pl.DataFrame], fingerprints: Mapping[str, str]
+    lake: Lake,
+    items: pl.DataFrame,
+    wanted: Mapping[str, pl.DataFrame],
+    fingerprints: Mapping[str, str],
+    work: Executor = LOCAL_THREADS,
 ) -> Gathered:
     """Return the stored vectors of items (item_id) by modality; an item without any is there too.
 
@@ -63,7 +70,7 @@ def gather(
         if name not in fingerprints:
             continue
         aligned = ids.join(pairs.select("item_id", "content_hash"), on="item_id", how="left", maintain_order="left")
-        found = read_vectors(lake, name, fingerprints[name], aligned)
+        found = read_vectors(lake, name, fingerprints[name], aligned, work)
         if found is None:
             continue
         modalities[name] = found
@@ -110,68 +117,85 @@ def fuse(
 
     Stored vectors are read back, never recomputed. An item without any vector is quarantined as `no_vector`.
     """
-    counts = Counts("fuse", rows_in=gathered.items.height)
-    items = gathered.items
-    made = read_vectors(lake, FUSED, fusion.id, items) or ScratchModality.absent(items.height, fusion.spec.dim)
-    missing = np.flatnonzero(~made.present)
-    counts.unchanged = items.height - len(missing)
-    parts = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
-    for rows, part in zip(parts, _fused_parts(lake, fusion, gathered, parts, work), strict=True):
-        covered = part.covered
-        made.fill(rows[covered], part.vectors)
-        _refuse(lake, items[rows[~covered]], counts, provenance)
-        counts.out += int(covered.sum())
+    items, count = gathered.items, gathered.items.height
+    counts = Counts("fuse", rows_in=count)
+    stored = read_vectors(lake, FUSED, fusion.id, items, work)
+    present = np.zeros(count, np.bool_) if stored is None else stored.present.copy()
+    counts.unchanged = int(present.sum())
+    if stored is not None and counts.unchanged == count:
+        return Fused(items, stored.rows), counts.check()
+
+    def done(part: _Part) -> None:
+        present[part.fused] = True
+        _refuse(lake, items[part.refused], counts, provenance)
+        counts.out += len(part.fused)
         if part.stored is not None:
             part.stored.commit(lake, provenance)
-    return Fused(items, made.rows).take(np.flatnonzero(made.present)), counts.check()
+
+    rows = _fused_rows(lake, fusion, gathered, stored, work, done)
+    return Fused(items, rows).take(np.flatnonzero(present)), counts.check()
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Some items: which of them have a fused vector, these vectors, and the files that hold them."""
+    """Rows of a span that were fused and that have nothing to fuse, and the files that hold the fused vectors."""
 
-    covered: NDArray[np.bool_]
-    vectors: Matrix
+    fused: NDArray[np.int64]
+    refused: NDArray[np.int64]
     stored: VectorFiles | None
 
 
-def _fused_parts(
-    lake: Lake, fusion: Fusion, gathered: Gathered, parts: Sequence[NDArray[np.int64]], work: Executor
-) -> Iterator[_Part]:
-    """Yield parts of the rows, each fused and written where it is computed.
+def _fused_rows(
+    lake: Lake,
+    fusion: Fusion,
+    gathered: Gathered,
+    stored: StoredModality | None,
+    work: Executor,
+    done: Callable[[_Part], None],
+) -> Rows:
+    """Return the fused vectors of all items: those `stored`, and others, which are fused and written by span.
 
     Torch computes on one thread in a worker, and in the thread that `one_thread` is called in, but not in others.
     """
-    if not gathered.modalities:
-        nothing = np.zeros((0, fusion.spec.dim), np.float32)
-        yield from (_Part(np.zeros(len(rows), np.bool_), nothing, None) for rows in parts)
-        return
+    items, count = gathered.items, gathered.items.height
+    parts = [(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     work = work if len(parts) > FEW_PARTS and not isinstance(work, Threads) else Threads(1)
-    inputs = Items({name: each.rows for name, each in gathered.modalities.items()}, NOTHING.ties)
+    read = gathered.modalities | ({} if stored is None else {STORED: stored})
+    inputs = Items({name: each.rows for name, each in read.items()}, NOTHING.ties)
     tasks = (
-        (rows, {name: each.present[rows] for name, each in gathered.modalities.items()}, gathered.items[rows])
-        for rows in parts
+        (start, stop, {name: each.present[start:stop] for name, each in read.items()}, items[start:stop])
+        for start, stop in parts
     )
     lake.open_or_create("vectors")
     with one_thread():
-        yield from work.map(partial(_fused_part, lake, fusion), inputs, tasks)
+        return make_rows(work, partial(_fused_part, lake, fusion), inputs, tasks, (count, fusion.spec.dim), done)
 
 
 def _fused_part(
     lake: Lake,
     fusion: Fusion,
     inputs: Items,
-    rows: NDArray[np.int64],
-    present: Mapping[str, NDArray[np.bool_]],
+    start: int,
+    stop: int,
+    present: dict[str, NDArray[np.bool_]],
     items: pl.DataFrame,
-) -> _Part:
-    taken = {name: Modality(each.take(rows), present[name]) for name, each in inputs.rows.items()}
+) -> tuple[_Part, Matrix]:
+    block = np.zeros((stop - start, fusion.spec.dim), np.float32)
+    there = present.pop(STORED, np.zeros(stop - start, np.bool_))
+    if there.any():
+        block[there] = inputs.rows[STORED].read(start, stop)[there]
+    missing = np.flatnonzero(~there)
+    if not present or not len(missing):
+        return _Part(missing[:0] + start, missing + start, None), block
+    taken = {name: Modality(inputs.rows[name].take(start + missing), each[missing]) for name, each in present.items()}
     vectors, covered = fusion.transform(taken)
-    if not covered.any():
-        return _Part(covered, vectors[covered], None)
-    fresh = items.filter(pl.Series(covered)).with_columns(pl.Series("vector", vectors[covered]))
-    tagged = fresh.with_columns(modality=pl.lit(FUSED), fingerprint=pl.lit(fusion.id))
-    return _Part(covered, vectors[covered], VectorFiles.write(lake, tagged))
+    fused = missing[covered]
+    block[fused] = vectors[covered]
+    files = None
+    if len(fused):
+        fresh = items[fused].with_columns(pl.Series("vector", vectors[covered]))
+        files = VectorFiles.write(lake, fresh.with_columns(modality=pl.lit(FUSED), fingerprint=pl.lit(fusion.id)))
+    return _Part(start + fused, start + missing[~covered], files), block
 
 
 def _refuse(lake: Lake, items: pl.DataFrame, counts: Counts, provenance: Provenance) -> None:

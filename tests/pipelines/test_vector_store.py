@@ -1,6 +1,7 @@
 """Hashes, places and lists of many rows are those of each row."""
 
 import hashlib
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,8 @@ def test_places_are_those_of_a_double_loop_also_where_hashes_collide(
     with pytest.MonkeyPatch.context() as patch:
         if alike:
             patch.setattr(places, "tie_keys", lambda ids: np.zeros(len(ids), np.uint64))
-        row, place = places.Places(pl.DataFrame(wanted, schema, orient="row")).find(
-            pl.DataFrame(pairs, schema, orient="row")
-        )
+        held = places.Places.of(pl.DataFrame(wanted, schema, orient="row"))
+        row, place = pickle.loads(pickle.dumps(held)).find(pl.DataFrame(pairs, schema, orient="row"))
     plain = [(at, to) for at, pair in enumerate(pairs) for to, each in enumerate(wanted) if pair == each]
     assert list(zip(row.tolist(), place.tolist(), strict=True)) == plain
 

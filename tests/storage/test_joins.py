@@ -76,7 +76,8 @@ def test_what_a_version_lacks_is_what_arrived_since_however_often_files_were_joi
     assert ids(lake.read_added("items", one + 1, two, columns)) == [f"i{number:02d}" for number in range(5, 10)]
     over_both = ids(lake.read_added("items", one, three, columns))
     assert {"i05", "i10"} <= set(over_both), "old and new rows were joined: all of them are read, none is lost"
-    since = lake.batches_added("items", columns, ~ds.field("deleted"), 100, since=two, version=lake.version("items"))
+    added = lake.added_files("items", two, lake.version("items"))
+    since = lake.file_batches("items", added, columns, ~ds.field("deleted"), 100)
     assert [row for batch in since for row in batch.column(0).to_pylist()] == ["i10"]
     assert [lake.version_of_rows("items", each) for each in (one, one + 1, two, two + 1, three, -1)] == [
         *(one, one, two, two, three, -1)

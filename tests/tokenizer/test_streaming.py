@@ -19,7 +19,7 @@ import tokenizer.arrays.scratch
 import tokenizer.arrays.vectors
 from tokenizer.arrays.exact_sums import grid, sums_by_code, total
 from tokenizer.arrays.executor import Executor, Threads
-from tokenizer.arrays.scratch import FileRows, copied, scratch_rows, scratch_take
+from tokenizer.arrays.scratch import FileRows, copied, scratch_rows, taken_rows
 from tokenizer.arrays.vectors import Items, ParquetRows, TakenRows
 from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.fit import fit_codebook
@@ -99,9 +99,9 @@ def test_rows_in_a_scratch_file_are_read_and_written_like_those_of_an_array(
     shuffled = DRAW.permutation(some)
     np.testing.assert_array_equal(TakenRows(made, shuffled).read(5, 50), twin[shuffled[5:50]])
     np.testing.assert_array_equal(TakenRows(made, some).take(np.array([3, 3, 0])), twin[some[[3, 3, 0]]])
-    np.testing.assert_array_equal(scratch_take(made, some).read(0, len(some)), twin[some])
-    assert scratch_take(made, np.arange(rows)) is made
-    assert scratch_take(made, some[:0]).shape == (0, VECTORS.shape[1])
+    np.testing.assert_array_equal(taken_rows(made, some).read(0, len(some)), twin[some])
+    assert taken_rows(made, np.arange(rows)) is made
+    assert taken_rows(made, some[:0]).shape == (0, VECTORS.shape[1])
     assert scratch_rows(0, 3).shape == (0, 3)
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tokenizer.arrays.executor import Executor
 from tokenizer.arrays.types import Floats
-from tokenizer.arrays.vectors import ArrayRows, Items, Rows, spans
+from tokenizer.arrays.vectors import ArrayRows, Items, Rows, TakenRows, spans
 
 SPARE = 1.5
 """Free disk space required for a copy, in units of its size."""
@@ -116,10 +116,15 @@ def scratch_rows(rows: int, width: int) -> ScratchRows:
     return FileRows.zeros(rows, width)
 
 
-def scratch_take(vectors: Rows, rows: NDArray[np.int64]) -> Rows:
-    """Return the given rows, ascending, as `scratch_rows`; the same rows if they are all."""
+def taken_rows(vectors: Rows, rows: NDArray[np.int64]) -> Rows:
+    """Return the given rows, ascending, as `scratch_rows`; the same rows if they are all.
+
+    Rows that lie elsewhere are named, not copied.
+    """
     if len(rows) == vectors.shape[0]:
         return vectors
+    if not isinstance(vectors, ScratchRows):
+        return TakenRows(vectors, rows)
     out = scratch_rows(len(rows), vectors.shape[1])
     for start, stop in spans(len(rows)):
         out.put(start, vectors.take(rows[start:stop]))
