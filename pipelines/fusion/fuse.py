@@ -145,6 +145,14 @@ class _Part:
     stored: VectorFiles | None
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """Some items, and which of them have a vector of each modality."""
+
+    items: pl.DataFrame
+    present: dict[str, NDArray[np.bool_]]
+
+
 def _fused_rows(
     lake: Lake,
     fusion: Fusion,
@@ -163,7 +171,7 @@ def _fused_rows(
     read = gathered.modalities | ({} if stored is None else {STORED: stored})
     inputs = Items({name: each.rows for name, each in read.items()}, NOTHING.ties)
     tasks = (
-        (start, stop, {name: each.present[start:stop] for name, each in read.items()}, items[start:stop])
+        (start, stop, _Chunk(items[start:stop], {name: each.present[start:stop] for name, each in read.items()}))
         for start, stop in parts
     )
     lake.open_or_create("vectors")
@@ -172,28 +180,26 @@ def _fused_rows(
 
 
 def _fused_part(
-    lake: Lake,
-    fusion: Fusion,
-    inputs: Items,
-    start: int,
-    stop: int,
-    present: dict[str, NDArray[np.bool_]],
-    items: pl.DataFrame,
+    lake: Lake, fusion: Fusion, inputs: Items, start: int, stop: int, chunk: _Chunk
 ) -> tuple[_Part, Matrix]:
     block = np.zeros((stop - start, fusion.spec.dim), np.float32)
-    there = present.pop(STORED, np.zeros(stop - start, np.bool_))
+    there = chunk.present.get(STORED, np.zeros(stop - start, np.bool_))
     if there.any():
         block[there] = inputs.rows[STORED].read(start, stop)[there]
     missing = np.flatnonzero(~there)
-    if not present or not len(missing):
+    taken = {
+        name: Modality(inputs.rows[name].take(start + missing), present[missing])
+        for name, present in chunk.present.items()
+        if name != STORED
+    }
+    if not taken or not len(missing):
         return _Part(missing[:0] + start, missing + start, None), block
-    taken = {name: Modality(inputs.rows[name].take(start + missing), each[missing]) for name, each in present.items()}
     vectors, covered = fusion.transform(taken)
     fused = missing[covered]
     block[fused] = vectors[covered]
     files = None
     if len(fused):
-        fresh = items[fused].with_columns(pl.Series("vector", vectors[covered]))
+        fresh = chunk.items[fused].with_columns(pl.Series("vector", vectors[covered]))
         files = VectorFiles.write(lake, fresh.with_columns(modality=pl.lit(FUSED), fingerprint=pl.lit(fusion.id)))
     return _Part(start + fused, start + missing[~covered], files), block
 
