@@ -3,10 +3,8 @@
 `tokenizer.assign` decides which SID an item gets.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -98,7 +96,7 @@ def write_segment(
 ) -> Counts:
     """Append one segment of the SID table. Items without a free SID are quarantined as `refit_due`.
 
-    `counts` are the counts of the stage so far; they are updated and returned. The files are written by workers.
+    `counts` are the counts of the stage so far; they are updated and returned. Workers hash the vectors.
     """
     placed = segment.assignment.codes[:, 0] >= 0
     detail = f"codebook {segment.codebook.id} has no free SID near this item"
@@ -114,32 +112,26 @@ def write_segment(
     def write() -> list[AddAction]:
         rows = np.flatnonzero(placed)
         parts = (rows[start : start + FILE_ROWS] for start in range(0, len(rows), FILE_ROWS))
-        tasks = ((part, _segment_rows(segment, part)) for part in parts)
-        vectors = Items({FUSED: segment.fused.vectors}, NOTHING.ties)
-        return list(chain.from_iterable(work.map(partial(_write_rows, lake, key), vectors, tasks)))
+        tables = (_segment_rows(segment, part, work) for part in parts)
+        return [file for table in tables for file in write_files(lake, "sids", table, key)]
 
     append_files(lake, "sids", write, key, provenance)
     return counts.check()
 
 
-def _write_rows(
-    lake: Lake, key: str, vectors: Items, rows: NDArray[np.int64], columns: Mapping[str, pa.Array]
-) -> list[AddAction]:
-    """Write columns of the table, and the hashes of the vectors at some rows, as files to commit."""
-    hashed = {**columns, "vector_hash": _hashes(vectors.rows[FUSED], rows)}
-    return write_files(lake, "sids", pa.table(hashed).select(SIDS.schema.names).cast(SIDS.schema), key)
-
-
-def _segment_rows(segment: Segment, rows: NDArray[np.int64]) -> dict[str, pa.Array]:
-    """Return some rows of a segment, without the hashes of the vectors."""
+def _segment_rows(segment: Segment, rows: NDArray[np.int64], work: Executor) -> pa.Table:
     fused, assignment = segment.fused, segment.assignment
-    return {
-        "assignment_id": pa.repeat(segment.id, len(rows)),
-        "codebook": pa.repeat(segment.codebook.id, len(rows)),
-        "item_id": fused.items["item_id"][rows].to_arrow().cast(pa.string()),
-        "codes": _lists(assignment.codes[rows]),
-        "status": pa.array([each.label for each in Status], pa.string()).take(pa.array(assignment.status[rows])),
-    }
+    return pa.table(
+        {
+            "assignment_id": pa.repeat(segment.id, len(rows)),
+            "codebook": pa.repeat(segment.codebook.id, len(rows)),
+            "item_id": fused.items["item_id"][rows].to_arrow().cast(pa.string()),
+            "codes": _lists(assignment.codes[rows]),
+            "vector_hash": _hashes(fused.vectors, rows, work),
+            "status": pa.array([each.label for each in Status], pa.string()).take(pa.array(assignment.status[rows])),
+        },
+        schema=SIDS.schema,
+    )
 
 
 def _lists(codes: Codes) -> pa.ListArray:
@@ -148,10 +140,14 @@ def _lists(codes: Codes) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.ascontiguousarray(codes, np.int32).ravel()))
 
 
-def _hashes(vectors: Rows, rows: NDArray[np.int64]) -> pa.ChunkedArray:
-    """Return the hashes of some rows, ascending, which are read a few at a time."""
-    parts = (vector_hashes(vectors.take(rows[start:stop])) for start, stop in spans(len(rows)))
-    return pa.chunked_array([part.to_arrow().cast(pa.string()) for part in parts], pa.string())
+def _hashes(vectors: Rows, rows: NDArray[np.int64], work: Executor = LOCAL_THREADS) -> pa.ChunkedArray:
+    """Return the hashes of some rows, ascending; they are read where they are hashed, some at a time."""
+    tasks = ((rows[start:stop],) for start, stop in spans(len(rows)))
+    return pa.chunked_array(work.map(_hashes_of, Items({FUSED: vectors}, NOTHING.ties), tasks), pa.string())
+
+
+def _hashes_of(vectors: Items, rows: NDArray[np.int64]) -> pa.Array:
+    return vector_hashes(vectors.rows[FUSED].take(rows)).to_arrow().cast(pa.string())
 
 
 def record_drift(
