@@ -102,7 +102,7 @@ ROWS = st.lists(st.integers(0, 20), max_size=8, unique=True).map(sorted)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(st.lists(ROWS, max_size=3), min_size=1, max_size=4), items=st.sampled_from([21, 24, 4_000]))
 def test_rows_that_parts_have_are_collected_as_by_a_loop_over_them(parts: list[list[list[int]]], items: int) -> None:
     number, plain, given_parts = 0.0, np.zeros((items, 2), np.float32), []
