@@ -130,13 +130,13 @@ def mean_of(modality: ModalityRows, work: Executor = LOCAL_THREADS) -> Matrix:
     """Return the mean of the present vectors, float32 (D,); sums of ROWS rows are added in order."""
     present = modality.present
     tasks = ((start, present[start : start + ROWS]) for start in range(0, len(modality), ROWS))
-    vectors = Items({"": modality.rows}, NOTHING.ties)
+    vectors = Items({"vectors": modality.rows}, NOTHING.ties)
     total = sum(work.map(_span_sum, vectors, tasks), start=np.zeros(modality.width))
     return np.asarray(total / max(int(present.sum()), 1), np.float32)
 
 
 def _span_sum(vectors: Items, start: int, present: NDArray[np.bool_]) -> NDArray[np.float64]:
-    rows = vectors.rows[""].read(start, start + len(present))
+    rows = vectors.rows["vectors"].read(start, start + len(present))
     return np.asarray(rows[present].sum(axis=0, dtype=np.float64))
 
 

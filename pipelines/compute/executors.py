@@ -7,8 +7,9 @@
 import re
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import chain, islice
 from queue import SimpleQueue
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
@@ -225,7 +226,9 @@ class RayWork:
                 done = list(LOCAL_THREADS.map(function, items, chain(head, tasks)))
             yield from done
             return
-        yield from map(ray.get, self._answers(function, items, chain(head, tasks), 1))
+        with closing(self._answers(function, items, chain(head, tasks), 1)) as answers:
+            for result in answers:
+                yield ray.get(result)
 
     def blocks(
         self, function: Callable[..., tuple[R, Floats]], items: Items, tasks: Iterable[tuple[Any, ...]]
@@ -236,7 +239,9 @@ class RayWork:
         """
         import ray
 
-        yield from ((ray.get(result), block) for result, block in self._answers(function, items, tasks, 2))
+        with closing(self._answers(function, items, tasks, 2)) as answers:
+            for result, block in answers:
+                yield ray.get(result), block
 
     def remote(self, function: Callable[..., Any], returns: int) -> Any:
         """Return a function as a task of the cluster, which returns so many objects; `remote` of it submits one."""
@@ -247,8 +252,11 @@ class RayWork:
 
     def _answers(
         self, function: Callable[..., Any], items: Items, tasks: Iterable[tuple[Any, ...]], returns: int
-    ) -> Iterator[Any]:
-        """Yield the references to what each task returns, in order; few tasks wait at a time."""
+    ) -> Generator[Any, None, None]:
+        """Yield the references to what each task returns, in order; few tasks wait at a time.
+
+        Closing it cancels those that wait.
+        """
         import ray
 
         remote = self.remote(_on_span, returns)

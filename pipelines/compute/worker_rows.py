@@ -44,12 +44,12 @@ def make_rows(
     `done` is called, in order.
     """
     if is_elsewhere(work):
-        edges, blocks = [0], []
-        for (stop, result), block in work.blocks(partial(_with_end, function), items, tasks):
-            edges.append(stop)
+        spanned = list(tasks)
+        blocks = []
+        for result, block in work.blocks(function, items, spanned):
             blocks.append(block)
             done(result)
-        return StoredRows(shape, tuple(edges), tuple(blocks))
+        return StoredRows(shape, (*(start for start, *_ in spanned), shape[0]), tuple(blocks))
     made = scratch_rows(*shape)
     shared = made if isinstance(made, FileRows) else None
     for start, result, rows in work.map(partial(_written, function, shared), items, tasks):
@@ -97,13 +97,6 @@ def _joined(height: int, width: int, *pieces: list[PlacedRows]) -> tuple[NDArray
         new = ~present[rows]
         block[rows[new]], present[rows] = vectors[new], True
     return present, block
-
-
-def _with_end(
-    function: Callable[..., tuple[R, Floats]], items: Items, start: int, stop: int, *more: Any
-) -> tuple[tuple[int, R], Floats]:
-    result, rows = function(items, start, stop, *more)
-    return (stop, result), rows
 
 
 def _written(

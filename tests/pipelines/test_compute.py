@@ -13,12 +13,12 @@ from ray.exceptions import WorkerCrashedError
 
 import tokenizer.arrays.vectors
 from learning.progress import emit, progress_listener
-from pipelines.compute.executors import InProcess, OnRay, apply
+from pipelines.compute.executors import InProcess, OnRay, RayWork, apply
 from pipelines.compute.shared_rows import StoredRows, shared
 from pipelines.spec import ComputeSpec
 from tokenizer.arrays.scratch import FileRows
 from tokenizer.arrays.types import Floats
-from tokenizer.arrays.vectors import ArrayRows, Rows, TakenRows
+from tokenizer.arrays.vectors import NOTHING, ArrayRows, Items, Rows, TakenRows
 
 
 class Double:
@@ -137,3 +137,27 @@ def test_a_function_whose_worker_dies_is_run_again_and_its_result_is_not_lost(
     with pytest.raises(WorkerCrashedError):
         OnRay(ComputeSpec()).run(mortal(), tries, 9)
     assert len(tries.read_text()) == 3
+
+
+def failing() -> Callable[..., int]:
+    """A function that fails on its first task; made here, for workers cannot import this file."""
+
+    def failed(_: Items, number: int) -> int:
+        if not number:
+            raise ValueError("the first fails")
+        time.sleep(0.1)
+        return number
+
+    return failed
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_waits_is_cancelled_once_a_task_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and not when the error is forgotten: it holds what was going on."""
+    cancelled = []
+    monkeypatch.setattr("ray.cancel", lambda reference, force: cancelled.append(reference))
+    for results in (RayWork(ComputeSpec()).map, RayWork(ComputeSpec()).blocks):
+        cancelled.clear()
+        with pytest.raises(ValueError, match="the first fails"):
+            list(results(failing(), NOTHING, ((number,) for number in range(20))))
+        assert cancelled

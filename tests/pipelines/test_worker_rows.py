@@ -57,8 +57,10 @@ def working(kind: str) -> Iterator[Executor]:
     with pytest.MonkeyPatch.context() as patch:
         if kind == "workers elsewhere":
             patch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # this process is connected, and does not look there
-            for place, name in ((worker_rows, "scratch_rows"), (scratch, "scratch_rows"), (StoredRows, "of")):
-                patch.setattr(place, name, _refuse)
+            for place in (worker_rows, scratch):
+                patch.setattr(place, "scratch_rows", _refuse)
+            patch.setattr(StoredRows, "of", _refuse)
+            patch.setattr(sid_table, "vector_hashes", _refuse)  # here; workers have their own
         yield RayWork(ComputeSpec())
 
 
