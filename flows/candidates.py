@@ -86,7 +86,9 @@ def fitted_release(
         artifacts, sids = refit(run, refitted, vectors, refitting, run.recipe.refit)
     else:
         artifacts, vectors = fit(run, snapshot, items, encoders, given)
+    del given, items  # what is as long as the catalogue is not kept longer than it is needed
     assigned = assign(run, artifacts, vectors, key, refitted=sids)
+    del vectors, sids
     return make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))
 
 

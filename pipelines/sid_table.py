@@ -20,6 +20,7 @@ from pipelines.modalities import FUSED
 from pipelines.vector_store import matrix, vector_hashes
 from storage.commit import Provenance, append, append_files, write_files
 from storage.files.among import Among
+from storage.hashing.packed import as_text
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
@@ -100,9 +101,10 @@ def write_segment(
     """
     placed = segment.assignment.codes[:, 0] >= 0
     detail = f"codebook {segment.codebook.id} has no free SID near this item"
+    refused = segment.fused.items.filter(pl.Series(~placed))
     rejects = [
         Reject("assign", Reason.REFIT_DUE, detail, source=f"assign@{content}", source_row=0, subject=item)
-        for item, content in segment.fused.items.filter(pl.Series(~placed)).iter_rows()
+        for item, content in refused.with_columns(as_text(refused["content_hash"])).iter_rows()
     ]
     counts.refuse(Reason.REFIT_DUE, len(rejects))
     quarantine(lake, rejects, provenance)

@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake.transaction import AddAction
+from numpy.typing import NDArray
 
 from pipelines.compute.executors import RayWork
 from pipelines.compute.worker_rows import PlacedRows, collect_rows, is_elsewhere
@@ -19,9 +20,11 @@ from storage.commit import Provenance, append, append_files, generation, write_f
 from storage.files.among import Among
 from storage.files.data_files import DataFile
 from storage.hashing.content_hash import row_hashes
+from storage.hashing.packed import as_text
 from storage.lake import Lake
 from storage.schemas import VECTORS
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
+from tokenizer.arrays.id_rows import IdRows
 from tokenizer.arrays.vectors import as_matrix
 
 STORED = [*PAIR, "vector"]
@@ -41,15 +44,33 @@ def cached(
     return found.join(items.to_frame("item_id"), on="item_id", how="semi", maintain_order="left")
 
 
-def cached_under(lake: Lake, modality: str, fingerprint: str, hashes: Sequence[str], items: pl.Series) -> pl.DataFrame:
-    """Return what `cached` does of vectors under a few content hashes, which memory holds once and not by item."""
+def stored_among(
+    lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFrame, version: int | None = None
+) -> NDArray[np.bool_]:
+    """Return which of the rows of `wanted` (PAIR) have a stored vector. The table is read batch by batch."""
+    found, places = np.zeros(wanted.height, np.bool_), None
+    among = _few(wanted["item_id"])
+    for batch in lake.batches("vectors", PAIR, _where(modality, fingerprint), version=version, among=among):
+        places = places or Places.of(wanted)
+        found[places.find(pl.DataFrame(pa.table(batch)))[1]] = True
+    return found
+
+
+def stored_under(lake: Lake, modality: str, fingerprint: str, hashes: Sequence[str], items: pl.Series) -> pl.Series:
+    """Return the content hash under which each item has a vector, of the few `hashes`: an Enum, null for none.
+
+    Of several, it is any of them.
+    """
     few = pl.Enum(list(dict.fromkeys(hashes)))
-    found = [pl.DataFrame(schema={"item_id": pl.String, "content_hash": few})]
+    rows, code = IdRows(items.to_arrow().cast(pa.large_string())), np.full(len(items), -1, np.int32)
     for batch in lake.batches("vectors", PAIR, _where(modality, fingerprint), among=_few(items)):
-        rows = pl.DataFrame(pa.table(batch)).filter(pl.col("content_hash").is_in(few.categories.implode()))
-        found.append(rows.with_columns(pl.col("content_hash").cast(few)))
-    held = pl.concat(found).join(items.to_frame("item_id"), on="item_id", how="semi", maintain_order="left")
-    return held.with_columns(pl.col("content_hash").cast(pl.String))
+        some = pl.DataFrame(pa.table(batch))
+        contents = some["content_hash"].cast(few, strict=False)
+        some, contents = some.filter(contents.is_not_null()), contents.drop_nulls()
+        place = rows.find(some["item_id"].to_arrow().cast(pa.large_string()))
+        code[place[place >= 0]] = contents.to_physical().to_numpy()[place >= 0]
+    found = pl.Series(code).set(pl.Series(code < 0), None)
+    return few.categories.gather(found).cast(few).alias("content_hash")
 
 
 def read_vectors(
@@ -63,6 +84,8 @@ def read_vectors(
     where, few = _where(modality, fingerprint), _few(wanted["item_id"])
     if few is None and is_elsewhere(work):
         return _read_elsewhere(lake, where, wanted, work)
+    if not lake.files_within("vectors", where):
+        return None
     found: ScratchModality | None = None
     for place, vectors in _placed(Places.of(wanted), lake.batches("vectors", STORED, where, among=few)):
         if found is None:
@@ -143,7 +166,8 @@ class VectorFiles:
 
 def _keyed(lake: Lake, rows: pl.DataFrame) -> tuple[pa.Table, str]:
     """Return rows in order, and their key: another one after `lake gc` took the vectors of their fingerprint out."""
-    ordered = rows.with_columns(pl.col("vector").cast(pl.List(pl.Float32))).sort("item_id", "content_hash")
+    texts = rows.with_columns(pl.col("vector").cast(pl.List(pl.Float32)), as_text(rows["content_hash"]))
+    ordered = texts.sort("item_id", "content_hash")
     pairs = pl.concat_str("item_id", "content_hash", separator="\0")
     name = ordered.select(pairs.str.join("\0", ignore_nulls=False)).item()
     digest = hashlib.sha256(name.encode()).hexdigest()[:24]

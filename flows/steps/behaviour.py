@@ -25,7 +25,7 @@ from pipelines.fusion.fuse import Gathered, placed
 from pipelines.modalities import COLLABORATIVE, Modality, ScratchModality, StoredModality
 from pipelines.registry import fusion_method_of
 from pipelines.spec import CollaborativeSpec, FusionSpec, collaborative_spec
-from pipelines.vector_store import cached_under, store_vectors
+from pipelines.vector_store import store_vectors, stored_under
 from storage.lake import Lake
 from storage.releases.manifest import EncoderRef, Manifest
 from tokenizer.arrays.id_rows import IdRows
@@ -163,8 +163,9 @@ def fold_new(
 
 def behaviour_pairs(lake: Lake, reference: EncoderRef, items: pl.Series) -> pl.DataFrame:
     """Return (item_id, content_hash) of the collaborative vectors of some items from the slices of a release."""
-    pairs = cached_under(lake, COLLABORATIVE, reference.fingerprint, reference.details["slices"], items)
-    return pairs.unique("item_id", keep="any")
+    under = stored_under(lake, COLLABORATIVE, reference.fingerprint, reference.details["slices"], items)
+    pairs = pl.DataFrame({"item_id": items, "content_hash": under})
+    return pairs if not under.null_count() else pairs.drop_nulls("content_hash")
 
 
 def training_input(gathered: Gathered, newest: NewestPairs) -> tuple[dict[str, StoredModality], NDArray[np.int64]]:

@@ -1,6 +1,5 @@
 """Steps for given vectors: their contents are read first, and stored if the run has work."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,11 +11,10 @@ from flows.snapshot import Snapshot
 from flows.steps.embed import check_encoders
 from flows.steps.task import step
 from pipelines.embed.protocol import fingerprint
-from pipelines.given.inventory import Inventory, inventory_of, store_inventory
+from pipelines.given.inventory import Inventory, Known, inventory_of, store_inventory
 from pipelines.given.source import GivenSource, open_given
-from pipelines.places import PAIR
 from pipelines.spec import GivenSpec
-from pipelines.vector_store import cached
+from pipelines.vector_store import stored_among
 from storage.lake import Lake
 from storage.reasons import VECTORS
 from storage.releases.manifest import EncoderRef, Manifest
@@ -32,7 +30,7 @@ class Given:
     encoders: dict[str, EncoderRef] = field(default_factory=dict)
 
     def pairs(self, name: str) -> pl.DataFrame | None:
-        """Return (item_id, content_hash) of the items that have a vector in a section; None without that section."""
+        """Return the pairs of an inventory; None without that section."""
         inventory = self.inventories.get(name)
         return None if inventory is None else inventory.pairs
 
@@ -47,9 +45,8 @@ class Given:
         version = parent.versions["vectors"]
         fresh: set[str] = set()
         for name, each in self.inventories.items():
-            pairs = each.pairs
-            known = cached(lake, name, self.encoders[name].fingerprint, pairs["item_id"], version)
-            fresh |= set(pairs.join(known, on=PAIR, how="anti")["item_id"])
+            known = stored_among(lake, name, self.encoders[name].fingerprint, each.pairs, version)
+            fresh |= set(each.pairs["item_id"].filter(pl.Series(~known)))
         return sorted(fresh)
 
 
@@ -74,14 +71,8 @@ def read_given(run: Run, snapshot: Snapshot, parent: Manifest | None = None) -> 
     encoders = {name: _reference(source, sections[name]) for name, source in sources.items()}
     if parent is not None:
         check_encoders(parent.id, {name: each for name, each in parent.encoders.items() if is_given(each)}, encoders)
-    if parent is None:
-        whole = snapshot.alive(run.lake)
-        inventories = {name: _inventory(run, source, lambda _: whole, whole.height) for name, source in sources.items()}
-    else:
-        inventories = {
-            name: _inventory(run, source, partial(snapshot.alive, run.lake)) for name, source in sources.items()
-        }
-    return Given(inventories, encoders)
+    items = snapshot.alive(run.lake) if parent is None else partial(snapshot.alive, run.lake)
+    return Given({name: _inventory(run, source, items) for name, source in sources.items()}, encoders)
 
 
 def _reference(source: GivenSource, spec: GivenSpec) -> EncoderRef:
@@ -89,15 +80,13 @@ def _reference(source: GivenSource, spec: GivenSpec) -> EncoderRef:
     return EncoderRef(fingerprint=fingerprint(details), details=details)
 
 
-def _inventory(
-    run: Run, source: GivenSource, alive: Callable[[pl.Series], pl.DataFrame], items: int | None = None
-) -> Inventory:
+def _inventory(run: Run, source: GivenSource, items: pl.DataFrame | Known) -> Inventory:
     if source.left_out:
         run.say(f"  warning: vectors.{source.name}: {source.warning}")
     with run.stage(f"read {source.name}") as view:
-        inventory = inventory_of(source, alive)
-        of = "" if items is None else f"of {items:,} "
-        parts = [f"vectors of {inventory.good.height:,} {of}items"]
+        inventory = inventory_of(source, items)
+        of = f"of {items.height:,} " if isinstance(items, pl.DataFrame) else ""
+        parts = [f"vectors of {inventory.pairs.height:,} {of}items"]
         for rows, meaning in (
             (inventory.refused.height, "rows to refuse"),
             (inventory.unknown, "rows of ids that the catalogue does not have"),
@@ -113,7 +102,7 @@ def _inventory(
 def store_given(run: Run, given: Given) -> None:
     """Store the given vectors that the lake lacks; quarantine bad rows, and check the budget of each section."""
     for name, inventory in given.inventories.items():
-        with run.stage(f"{VECTORS} {name}", inventory.good.height) as view:
+        with run.stage(f"{VECTORS} {name}", inventory.pairs.height) as view:
             counts = store_inventory(
                 run.lake, inventory, given.encoders[name].fingerprint, run.provenance(), view.advance
             )

@@ -13,9 +13,11 @@ from pipelines.compute.worker_rows import make_rows
 from pipelines.counts import Counts
 from pipelines.fusion.frozen import Fusion
 from pipelines.modalities import FUSED, Matrix, Modality, StoredModality
+from pipelines.places import aligned
 from pipelines.vector_store import VectorFiles, matrix, read_vectors
 from storage.commit import Provenance
 from storage.hashing.content_hash import content_hashes
+from storage.hashing.packed import as_text, packed, packed_if_all
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
@@ -33,7 +35,7 @@ STORED = "fused before"
 
 @dataclass(frozen=True)
 class Gathered:
-    """Items (item_id, sorted; content_hash over the inputs used) and their vectors, aligned by row."""
+    """Items (item_id, sorted; packed content_hash over the inputs used) and their vectors, aligned by row."""
 
     items: pl.DataFrame
     modalities: dict[str, StoredModality]
@@ -41,7 +43,7 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Fused:
-    """Items (item_id, sorted; content_hash) and their fused vectors (N, F), aligned by row."""
+    """Items (item_id, sorted; packed content_hash) and their fused vectors (N, F), aligned by row."""
 
     items: pl.DataFrame
     vectors: Rows
@@ -60,32 +62,38 @@ def gather(
 ) -> Gathered:
     """Return the stored vectors of items (item_id) by modality; an item without any is there too.
 
-    `wanted` maps a modality to the (item_id, content_hash) pairs whose vectors are read. Vectors under another
-    fingerprint are never read.
+    `wanted` maps a modality to the (item_id, content_hash) pairs whose vectors are read, one an item. Vectors under
+    another fingerprint are never read.
     """
-    ids = items.select("item_id").unique().sort("item_id")
+    ids = _in_order(items.select("item_id"))
     modalities: dict[str, StoredModality] = {}
     inputs: dict[str, pl.Series] = {}
     for name, pairs in sorted(wanted.items()):
         if name not in fingerprints:
             continue
-        aligned = ids.join(pairs.select("item_id", "content_hash"), on="item_id", how="left", maintain_order="left")
-        found = read_vectors(lake, name, fingerprints[name], aligned, work)
+        asked = ids.with_columns(packed_if_all(aligned(ids["item_id"], _in_order(pairs))))
+        found = read_vectors(lake, name, fingerprints[name], asked, work)
         if found is None:
             continue
         modalities[name] = found
-        inputs[name] = aligned.select(pl.when(pl.Series(found.present)).then("content_hash")).to_series()
+        inputs[name] = asked.select(pl.when(pl.Series(found.present)).then("content_hash")).to_series()
     return Gathered(ids.with_columns(_content_hashes(inputs, fingerprints, ids.height)), modalities)
+
+
+def _in_order(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return one row an item, by item_id; the same object if they are in order."""
+    ids = rows["item_id"]
+    return rows if (ids[1:] > ids[:-1]).all() else rows.unique("item_id", keep="any").sort("item_id")
 
 
 def _content_hashes(inputs: Mapping[str, pl.Series], fingerprints: Mapping[str, str], items: int) -> pl.Series:
     """Return the hash of each item's inputs, named by modality and fingerprint; the names of few items at a time."""
-    parts = [pl.Series("content_hash", [], pl.String)]
+    parts = [pl.Series("content_hash", [], pl.UInt128)]
     for start in range(0, items, CHUNK):
-        some = {name: each[start : start + CHUNK] for name, each in inputs.items()}
+        some = {name: as_text(each[start : start + CHUNK]) for name, each in inputs.items()}
         named = [pl.format("{}:{}:{}", pl.lit(name), pl.lit(fingerprints[name]), name).alias(name) for name in some]
-        parts.append(input_hashes(pl.DataFrame(some).select(named), min(CHUNK, items - start)))
-    return pl.concat(parts)
+        parts.append(packed(input_hashes(pl.DataFrame(some).select(named), min(CHUNK, items - start))))
+    return pl.concat(parts, rechunk=True)
 
 
 def input_hashes(inputs: pl.DataFrame, items: int) -> pl.Series:
@@ -208,7 +216,8 @@ def _refuse(lake: Lake, items: pl.DataFrame, counts: Counts, provenance: Provena
     """Quarantine items without any vector."""
     detail = "no text, image or behaviour to make a vector from"
     rejects = [
-        Reject("fuse", Reason.NO_VECTOR, detail, f"fuse@{content}", 0, item) for item, content in items.iter_rows()
+        Reject("fuse", Reason.NO_VECTOR, detail, f"fuse@{content}", 0, item)
+        for item, content in items.with_columns(as_text(items["content_hash"])).iter_rows()
     ]
     counts.refuse(Reason.NO_VECTOR, len(rejects))
     quarantine(lake, rejects, provenance)

@@ -5,56 +5,57 @@ store those. An id that comes twice with different vectors is known only at the 
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.counts import Counts
 from pipelines.given.judge import ROWS, judge
 from pipelines.given.source import GivenSource
-from pipelines.places import PAIR
+from pipelines.places import PAIR, aligned
 from pipelines.sources.row import SourceError
-from pipelines.vector_store import cached, store_vectors
+from pipelines.vector_store import cached, store_vectors, stored_among
 from storage.commit import Provenance
+from storage.hashing.packed import Halves, as_text, from_halves, halves, packed
 from storage.lake import Lake
 from storage.quarantine import Reject, open_rows, quarantine, resolve
 from storage.reasons import VECTORS, Reason
+from tokenizer.arrays.id_rows import IdRows
 
 PLACES = {"part": pl.Int32(), **ROWS}
-GOOD = ["part", "row", *PAIR]
 COMMIT_BYTES = 1 << 25
 """Bytes of vectors in a commit, held in memory until then. Smaller commits make more versions and files."""
-SHARES = 16
-"""Shares of the ids: finding repeats takes several times the memory of the rows among which they are sought."""
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """Rows of a source: the `good` ones (GOOD), one an item, and the `refused` ones (PLACES), with the reason.
+    """The vectors of a source that a catalogue can use, one an item, and the `refused` rows (PLACES), with the reason.
 
-    `repeated` rows equal a good one. `absent` rows have no vector. `unknown` rows are of items not in the catalogue.
+    `pairs` are (item_id, packed content_hash) of the items that have a vector, in order of item_id, and `rows` (N,) is
+    the row of each in the source. `repeated` rows equal one of these. `absent` rows have
+    no vector. `unknown` rows are of items not in the catalogue.
     """
 
     source: GivenSource
-    good: pl.DataFrame
+    pairs: pl.DataFrame
+    rows: NDArray[np.int64]
     refused: pl.DataFrame
     repeated: int
     absent: int
     unknown: int
 
     @property
-    def pairs(self) -> pl.DataFrame:
-        """(item_id, content_hash) of the items that have a vector, by item_id."""
-        return self.good.select(PAIR)
-
-    @property
     def digest(self) -> str:
         """Hash of the pairs: the identity of what the source says."""
         digest = hashlib.blake2b(digest_size=16)
         for some in self.pairs.iter_slices(1 << 16):
-            digest.update(some.select(pl.concat_str(PAIR, separator="\0").str.join("\n")).item().encode() + b"\n")
+            texts = some.with_columns(as_text(some["content_hash"]))
+            digest.update(texts.select(pl.concat_str(PAIR, separator="\0").str.join("\n")).item().encode() + b"\n")
         return digest.hexdigest()
 
     @property
@@ -63,57 +64,101 @@ class Inventory:
         return sorted({self.source.place(part) for part in self.refused["part"].unique()})
 
 
-def inventory_of(source: GivenSource, known: Callable[[pl.Series], pl.DataFrame]) -> Inventory:
-    """Judge the rows of a source; `known` returns (item_id) of those of some items that the catalogue has."""
-    hashed, others = [pl.DataFrame(schema=PLACES).select(GOOD)], [pl.DataFrame(schema=PLACES)]
-    for rows in _judged(source):
-        whole = pl.col("item_id").is_not_null() & pl.col("content_hash").is_not_null()
-        hashed.append(rows.filter(whole).select(GOOD))
-        others.append(rows.filter(~whole))
-    named, rest = pl.concat(hashed), pl.concat(others)
-    del hashed, others
-    in_catalogue = known(pl.concat([named["item_id"], rest["item_id"].drop_nulls()]).unique()).select("item_id")
-    ours = rest.join(in_catalogue, on="item_id", how="semi", maintain_order="left")
-    nameless = rest.filter(pl.col("item_id").is_null())
-    found = [_once(*each) for each in zip(_shares(named), _shares(in_catalogue), strict=True)]
-    good = pl.concat([each.good for each in found]).sort("item_id")
-    conflicting = pl.concat([each.conflicting for each in found])
-    unknown = rest.height - ours.height - nameless.height + sum(each.unknown for each in found)
-    return Inventory(
-        source,
-        good,
-        pl.concat([nameless, ours.filter(pl.col("reason").is_not_null()), conflicting]).sort("part", "row"),
-        named.height - sum(each.unknown for each in found) - conflicting.height - good.height,
-        ours.filter(pl.col("reason").is_null()).height,
-        unknown,
-    )
+Known = Callable[[pl.Series], pl.DataFrame]
+"""Returns (item_id), in order, of those of some items that the catalogue has."""
 
 
-@dataclass(frozen=True)
-class _Once:
-    """Of rows with an id and a vector: one of each item, the rows of items with several vectors, and a count."""
-
-    good: pl.DataFrame
-    conflicting: pl.DataFrame
-    unknown: int
-
-
-def _once(rows: pl.DataFrame, in_catalogue: pl.DataFrame) -> _Once:
-    """Find the rows of the items in the catalogue; those of others are counted as unknown."""
-    ours = rows.join(in_catalogue, on="item_id", how="semi", maintain_order="left")
-    several = ours.group_by("item_id").agg(pl.col("content_hash").n_unique()).filter(pl.col("content_hash") > 1)
-    conflicting = ours.join(several, on="item_id", how="semi", maintain_order="left").with_columns(
-        reason=pl.lit(Reason.GIVEN_TWICE.value), detail=pl.lit("the id has another vector in another row")
-    )
-    single = ours.join(several, on="item_id", how="anti", maintain_order="left")
-    good = single.unique("item_id", keep="first", maintain_order=True)
-    return _Once(good, conflicting.select(*PLACES), rows.height - ours.height)
+def inventory_of(source: GivenSource, catalogue: pl.DataFrame | Known) -> Inventory:
+    """Judge the rows of a source. The `catalogue` is (item_id) in order, or tells which of some items it has."""
+    judged: Iterable[pl.DataFrame] = _judged(source)
+    if not isinstance(catalogue, pl.DataFrame):
+        judged = list(judged)
+        ids = [pl.Series("item_id", [], pl.String), *(rows["item_id"].drop_nulls() for rows in judged)]
+        catalogue = catalogue(pl.concat(ids).unique())
+    found, first = _Found.none(catalogue["item_id"]), 0
+    for rows in judged:
+        found.add(rows, first)
+        first += rows.height
+    return found.inventory(source)
 
 
-def _shares(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Yield the rows of each share of the ids."""
-    share = rows["item_id"].hash() % SHARES
-    yield from (rows.filter(share == number) for number in range(SHARES))
+@dataclass
+class _Found:
+    """What the rows read so far say of `items`, N of a catalogue in order.
+
+    `hashes` (N, 2) are the halves of the hash of an item's first vector and `rows` (N,) its row, -1 for none. `again`
+    are later rows with a vector, as (row, place of the item, 1 if the vector is another one).
+    """
+
+    items: pl.Series
+    index: IdRows
+    hashes: Halves
+    rows: NDArray[np.int64]
+    again: list[NDArray[np.int64]] = field(default_factory=list)
+    refused: list[pl.DataFrame] = field(default_factory=list)
+    absent: int = 0
+    unknown: int = 0
+
+    @classmethod
+    def none(cls, items: pl.Series) -> "_Found":
+        count = len(items)
+        index = IdRows(items.to_arrow().cast(pa.large_string()))
+        return cls(items, index, np.zeros((count, 2), np.uint64), np.full(count, -1, np.int64))
+
+    def add(self, judged: pl.DataFrame, first: int) -> None:
+        """Add judged rows (PLACES), of which the first is that row of the source."""
+        place = np.full(judged.height, -1, np.int64)
+        named = judged["item_id"].is_not_null()
+        place[named.to_numpy()] = self.index.find(judged["item_id"].drop_nulls().to_arrow().cast(pa.large_string()))
+        known = pl.Series(place >= 0)
+        reason, content = judged["reason"].is_not_null(), judged["content_hash"].is_not_null()
+        self.unknown += int((named & ~known).sum())
+        self.absent += int((known & ~reason & ~content).sum())
+        self.refused.append(judged.filter(~named | (known & reason)))
+        good = (known & content).arg_true()
+        self._set(first + good.to_numpy().astype(np.int64), place[good], halves(packed(judged["content_hash"][good])))
+
+    def _set(self, row: NDArray[np.int64], place: NDArray[np.int64], hashes: Halves) -> None:
+        first = np.unique(place, return_index=True)[1]
+        first = first[self.rows[place[first]] < 0]
+        self.rows[place[first]], self.hashes[place[first]] = row[first], hashes[first]
+        later = np.delete(np.arange(len(row)), first)
+        other = (self.hashes[place[later]] != hashes[later]).any(axis=1)
+        self.again.append(np.column_stack([row[later], place[later], other]))
+
+    def inventory(self, source: GivenSource) -> Inventory:
+        """Return the inventory. All rows of an item with several vectors are refused."""
+        again = np.concatenate([np.zeros((0, 3), np.int64), *self.again])
+        several = np.unique(again[again[:, 2] > 0, 1])
+        conflicting = np.isin(again[:, 1], several)
+        rows = np.concatenate([self.rows[several], again[conflicting, 0]])
+        places = np.concatenate([several, again[conflicting, 1]])
+        self.rows[several] = -1
+        refused = _placed(source, rows).with_columns(
+            item_id=self.items.gather(places),
+            reason=pl.lit(Reason.GIVEN_TWICE.value),
+            detail=pl.lit("the id has another vector in another row"),
+        )
+        refused = pl.concat([pl.DataFrame(schema=PLACES), *self.refused, refused], how="diagonal").select(*PLACES)
+        having = self.rows >= 0
+        pairs, rows = pl.DataFrame([self.items, from_halves(self.hashes)]), self.rows
+        if not having.all():
+            pairs, rows = pairs.filter(pl.Series(having)), rows[having]
+        repeated = len(again) - int(conflicting.sum())
+        return Inventory(source, pairs, rows, refused.sort("part", "row"), repeated, self.absent, self.unknown)
+
+
+def _starts(source: GivenSource) -> NDArray[np.int64]:
+    """Return the rows of a source before each of its parts, and before its end."""
+    return np.cumsum([0, *(part.rows for part in source.parts)])
+
+
+def _placed(source: GivenSource, rows: NDArray[np.int64]) -> pl.DataFrame:
+    """Return the part of each row of a source, and its row in the file."""
+    starts = _starts(source)
+    part = np.searchsorted(starts, rows, side="right") - 1
+    firsts = np.array([each.first for each in source.parts], np.int64)
+    return pl.DataFrame({"part": part.astype(np.int32), "row": rows - starts[part] + firsts[part]})
 
 
 def _judged(source: GivenSource) -> Iterator[pl.DataFrame]:
@@ -130,12 +175,11 @@ def store_inventory(
 ) -> Counts:
     """Store the good vectors that the lake lacks, in chunks; quarantine refused rows, and resolve corrected ones."""
     name, stage = inventory.source.name, f"{VECTORS} {inventory.source.name}"
-    counts = Counts(stage, rows_in=inventory.good.height + inventory.repeated + inventory.refused.height)
-    stored = cached(lake, name, fingerprint, inventory.good["item_id"])
-    missing = inventory.good.join(stored, on=PAIR, how="anti", maintain_order="left")
-    counts.unchanged = counts.rows_in - inventory.refused.height - missing.height
+    counts = Counts(stage, rows_in=inventory.pairs.height + inventory.repeated + inventory.refused.height)
+    lacking = np.flatnonzero(~stored_among(lake, name, fingerprint, inventory.pairs))
+    counts.unchanged = counts.rows_in - inventory.refused.height - len(lacking)
     advance(counts.unchanged)
-    for rows in _chunks(inventory.source, missing):
+    for rows in _chunks(inventory, lacking):
         tagged = rows.with_columns(modality=pl.lit(name), fingerprint=pl.lit(fingerprint))
         store_vectors(lake, tagged, provenance)
         counts.out += rows.height
@@ -150,24 +194,26 @@ def store_inventory(
     for reject in rejects:
         counts.refuse(reject.reason, detail=reject.detail)
     quarantine(lake, rejects, provenance)
-    _resolve(lake, stage, inventory.good, {reject.id for reject in rejects}, provenance)
+    _resolve(lake, stage, inventory.pairs["item_id"], {reject.id for reject in rejects}, provenance)
     return counts.check()
 
 
-def _resolve(lake: Lake, stage: str, good: pl.DataFrame, refused: set[str], provenance: Provenance) -> None:
+def _resolve(lake: Lake, stage: str, good: pl.Series, refused: set[str], provenance: Provenance) -> None:
     """Resolve rows refused before: of items that have a vector now, and of rows without an id that are gone."""
-    rows = open_rows(lake).filter(pl.col("stage") == stage)
-    mended = pl.col("subject").is_null() | pl.col("subject").is_in(good["item_id"].implode())
-    done = rows.filter(mended & ~pl.col("quarantine_id").is_in(list(refused)))
+    rows = open_rows(lake).filter(pl.col("stage") == stage, ~pl.col("quarantine_id").is_in(list(refused)))
+    mended = good.filter(good.is_in(rows["subject"].drop_nulls().implode()))
+    done = rows.filter(pl.col("subject").is_null() | pl.col("subject").is_in(mended.implode()))
     resolve(lake, done, "the source was read again and the row was not refused", provenance)
 
 
-def _chunks(source: GivenSource, wanted: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Read the vectors of some rows again; yield item_id, content_hash, vector in frames for one commit each."""
-    waiting: list[pl.DataFrame] = []
+def _chunks(inventory: Inventory, wanted: NDArray[np.int64]) -> Iterator[pl.DataFrame]:
+    """Read the vectors of some pairs again; yield item_id, content_hash, vector in frames for one commit each."""
+    source, starts, waiting = inventory.source, _starts(inventory.source), list[pl.DataFrame]()
     size = max(1, COMMIT_BYTES // (4 * source.dim))
-    for number in sorted(wanted["part"].unique()):
-        for rows in _taken(source, number, wanted.filter(pl.col("part") == number)):
+    by_row = wanted[np.argsort(inventory.rows[wanted])]
+    bounds = np.searchsorted(inventory.rows[by_row], starts)
+    for number, (low, high) in enumerate(pairwise(bounds)):
+        for rows in _taken(inventory, number, by_row[low:high]) if low < high else ():
             waiting.append(rows)
             if sum(each.height for each in waiting) >= size:
                 yield pl.concat(waiting)
@@ -176,21 +222,20 @@ def _chunks(source: GivenSource, wanted: pl.DataFrame) -> Iterator[pl.DataFrame]
         yield pl.concat(waiting)
 
 
-def _taken(source: GivenSource, number: int, wanted: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Yield the wanted rows of a part, batch by batch; raise SourceError if they have changed."""
-    part, left = source.parts[number], wanted.height
-    row = part.first
+def _taken(inventory: Inventory, number: int, wanted: NDArray[np.int64]) -> Iterator[pl.DataFrame]:
+    """Yield the vectors of pairs in a part, in order of its rows, batch by batch; raise SourceError if they changed."""
+    source, part = inventory.source, inventory.source.parts[number]
+    rows, start = inventory.rows[wanted], int(_starts(source)[number])
     for batch in part.read(source.batch_rows):
-        in_batch = wanted.filter(pl.col("row").is_between(row, row + batch.num_rows - 1)).sort("row")
-        if in_batch.height:
-            places = (in_batch["row"] - row).to_list()
-            judged = judge(batch.take(pa.array(places, pa.int64())), source.dim, 0)
-            if not judged.rows.select(PAIR).equals(in_batch.select(PAIR)):
+        low, high = np.searchsorted(rows, [start, start + batch.num_rows])
+        if low < high:
+            pairs = inventory.pairs[wanted[low:high]]
+            judged = judge(batch.take(pa.array(rows[low:high] - start)), source.dim, 0)
+            if not judged.rows.select("item_id", packed(judged.rows["content_hash"])).equals(pairs):
                 break
-            yield in_batch.select(PAIR).with_columns(pl.Series("vector", judged.vectors).cast(pl.List(pl.Float32)))
-            left -= in_batch.height
-        row += batch.num_rows
-        if not left:
+            yield pairs.with_columns(pl.Series("vector", judged.vectors).cast(pl.List(pl.Float32)))
+        start += batch.num_rows
+        if high == len(rows):
             return
     raise SourceError(
         f"vectors.{source.name}: {part.file} changed while it was read. Run the same command again, and do not change "
@@ -201,13 +246,18 @@ def _taken(source: GivenSource, number: int, wanted: pl.DataFrame) -> Iterator[p
 def current_pairs(
     lake: Lake, name: str, fingerprint: str, items: pl.DataFrame, delivered: pl.DataFrame | None = None
 ) -> pl.DataFrame:
-    """Return (item_id, content_hash) of the vectors that items have: the `delivered` ones, else those stored last."""
-    ids = items.select("item_id")
+    """Return (item_id, packed content_hash) of the vectors of items: those `delivered`, else those stored last.
+
+    Items are in order of item_id, as is what is delivered.
+    """
+    ids = items["item_id"]
     if delivered is None:
-        delivered = pl.DataFrame(schema=dict.fromkeys(PAIR, pl.String))
-    ours = delivered.join(ids, on="item_id", how="semi", maintain_order="left")
-    others = ids.join(ours, on="item_id", how="anti", maintain_order="left")
-    if others.is_empty():
-        return ours
-    stored = cached(lake, name, fingerprint, others["item_id"])
-    return pl.concat([ours, stored.select(PAIR).unique("item_id", keep="last", maintain_order=True)])
+        delivered = pl.DataFrame(schema={"item_id": pl.String, "content_hash": pl.UInt128})
+    hashes = aligned(ids, delivered)
+    if hashes.null_count():
+        others = ids.filter(hashes.is_null())
+        stored = cached(lake, name, fingerprint, others).unique("item_id", keep="last", maintain_order=True)
+        last = aligned(others, stored.select("item_id", packed(stored["content_hash"])).sort("item_id"))
+        hashes = hashes.scatter(hashes.is_null().arg_true(), last)
+    pairs = pl.DataFrame({"item_id": ids, "content_hash": hashes})
+    return pairs if not hashes.null_count() else pairs.drop_nulls("content_hash")

@@ -28,8 +28,9 @@ def catalogue(
     """
     where = None if as_of is None else ds.field("arrived_at") <= as_of
     wanted = None if columns is None else list(dict.fromkeys(["item_id", "revision", *columns]))
-    frame = lake.frame("items", version, wanted, where, items_among(among))
-    return frame.sort("item_id", "revision").unique("item_id", keep="last", maintain_order=True)
+    frame = lake.frame("items", version, wanted, where, items_among(among)).sort("item_id", "revision")
+    newest = frame["item_id"][:-1] != frame["item_id"][1:]
+    return frame if newest.all() else frame.filter(newest.extend_constant(True, 1))
 
 
 def deleted_items(lake: Lake, version: int | None = None, as_of: datetime | None = None) -> set[str]:

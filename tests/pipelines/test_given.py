@@ -23,6 +23,7 @@ from pipelines.sources.row import SourceError
 from pipelines.spec import GivenSpec
 from pipelines.vector_store import matrix
 from storage.commit import Provenance
+from storage.hashing.packed import as_text
 from storage.lake import Lake
 from storage.quarantine import open_rows
 
@@ -32,7 +33,7 @@ DIM = 4
 
 
 def catalogue(*ids: str) -> pl.DataFrame:
-    return pl.DataFrame({"item_id": list(ids)}, schema={"item_id": pl.String})
+    return pl.DataFrame({"item_id": sorted(ids)}, schema={"item_id": pl.String})
 
 
 def lists(values: Any) -> pa.Array:
@@ -127,7 +128,7 @@ def test_what_is_stored_is_neither_written_nor_read_again_and_a_changed_vector_i
     assert store_inventory(lake, found, FINGERPRINT, RUN, lambda rows: None).out == 1
     assert reads == [0, 1, 2, 2], "of the second reading, only the part with the new vector"
     pairs = current_pairs(lake, "mine", FINGERPRINT, catalogue(*ids), found.pairs)
-    assert pairs.sort("item_id").equals(found.pairs)
+    assert pairs.equals(found.pairs)
 
 
 def counted(source: GivenSource) -> tuple[GivenSource, list[int]]:
@@ -157,7 +158,49 @@ def test_an_item_that_a_later_source_does_not_name_keeps_its_vector(tmp_path: Pa
     store_inventory(lake, later, FINGERPRINT, RUN, lambda rows: None)
     pairs = current_pairs(lake, "mine", FINGERPRINT, catalogue("a", "b", "c", "d"), later.pairs)
     assert sorted(pairs["item_id"]) == ["a", "b", "c"]
-    assert pairs.sort("item_id").equals(lake.frame("vectors").select("item_id", "content_hash").sort("item_id"))
+    kept = lake.frame("vectors").select("item_id", "content_hash").sort("item_id")
+    assert pairs.with_columns(as_text(pairs["content_hash"])).equals(kept)
+
+
+ROW = st.tuples(st.sampled_from([*"abcdef", None]), st.sampled_from([None, [0.0, 0.0], [1.0, 2.0], [2.0, 1.0]]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(ROW, min_size=1), known=st.sets(st.sampled_from("abcdef")), whole=st.booleans())
+def test_an_inventory_is_that_of_a_loop_over_the_rows(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str | None, Any]], known: set[str], whole: bool
+) -> None:
+    """Vectors are read in parts of two rows, by a catalogue that is there or that is asked."""
+    folder = tmp_path_factory.mktemp("given")
+    ids, vectors = (list(each) for each in zip(*rows, strict=True))
+    spec = parquet(
+        folder / "a.parquet", pa.array(ids, pa.string()), pa.array(vectors, pa.list_(pa.float32())), row_group_size=2
+    )
+    source = open_given("mine", spec.model_copy(update={"dim": 2})) if any(vectors) else None
+    if source is None:
+        return
+    asked: list[str] = []
+
+    def some(items: pl.Series) -> pl.DataFrame:
+        asked.extend(items)
+        return catalogue(*(known & set(items)))
+
+    found = inventory_of(source, catalogue(*known) if whole else some)
+    good = {item: [v for i, v in rows if i == item and v and any(v)] for item in sorted(known)}
+    several = {item for item, each in good.items() if len(set(map(tuple, each))) > 1}
+    first = {item: each[0] for item, each in good.items() if each and item not in several}
+    assert found.pairs["item_id"].to_list() == list(first)
+    assert [vectors[row] for row in found.rows] == list(first.values())
+    refused = [
+        (number, item)
+        for number, (item, vector) in enumerate(rows)
+        if item is None or (item in known and vector and (item in several or not any(vector)))
+    ]
+    assert [(row, item) for row, item in found.refused.select("row", "item_id").iter_rows()] == refused
+    assert found.repeated == sum(len(good[item]) - 1 for item in first)
+    assert found.absent == sum(item in known and not vector for item, vector in rows)
+    assert found.unknown == sum(item is not None and item not in known for item, _ in rows)
+    assert whole or len(asked) == len(set(asked))
 
 
 def test_each_bad_row_is_refused_for_its_own_reason_and_the_others_are_stored(tmp_path: Path) -> None:

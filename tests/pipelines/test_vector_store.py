@@ -14,8 +14,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from pipelines import places
 from pipelines.places import PAIR
 from pipelines.sid_table import _lists
-from pipelines.vector_store import cached, cached_under, store_vectors, vector_hashes
+from pipelines.vector_store import cached, store_vectors, stored_under, vector_hashes
 from storage.commit import Provenance
+from storage.hashing.packed import packed
 from storage.lake import Lake
 
 
@@ -50,6 +51,37 @@ def test_places_are_those_of_a_double_loop_also_where_hashes_collide(
     assert list(zip(row.tolist(), place.tolist(), strict=True)) == plain
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    ids=st.sets(st.sampled_from("abcdefgh")), having=st.dictionaries(st.sampled_from("abcdefghi"), st.integers(0, 9))
+)
+def test_hashes_are_aligned_with_ids_as_by_a_loop(ids: set[str], having: dict[str, int]) -> None:
+    pairs = pl.DataFrame({"item_id": sorted(having), "content_hash": [having[each] for each in sorted(having)]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(places, "JOINED_ROWS", 3)
+        found = places.aligned(pl.Series(sorted(ids), dtype=pl.String), pairs.cast({"item_id": pl.String}))
+    assert found.to_list() == [having.get(each) for each in sorted(ids)]
+
+
+DIGESTS = st.sampled_from(["0" * 31 + "1", "1" + "0" * 31])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    wanted=st.lists(st.tuples(st.sampled_from("abc"), st.none() | DIGESTS)),
+    pairs=st.lists(st.tuples(st.sampled_from("abc"), DIGESTS)),
+)
+def test_places_of_packed_hashes_are_those_of_their_texts(
+    wanted: list[tuple[str, str | None]], pairs: list[tuple[str, str]]
+) -> None:
+    schema = dict.fromkeys(PAIR, pl.String)
+    texts, sought = pl.DataFrame(wanted, schema, orient="row"), pl.DataFrame(pairs, schema, orient="row")
+    held = places.Places.of(texts.with_columns(packed(texts["content_hash"])))
+    for each in (held, pickle.loads(pickle.dumps(held))):
+        for one, other in zip(each.find(sought), places.Places.of(texts).find(sought), strict=True):
+            assert one.tolist() == other.tolist()
+
+
 @settings(max_examples=50, deadline=None)
 @given(arrays(np.int32, st.tuples(st.integers(0, 5), st.integers(1, 4))))
 def test_lists_of_codes_are_the_rows(codes: np.ndarray) -> None:  # type: ignore[type-arg]
@@ -60,13 +92,14 @@ def test_lists_of_codes_are_the_rows(codes: np.ndarray) -> None:  # type: ignore
 def test_vectors_under_some_content_hashes_are_those_of_all_that_have_one_of_them(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "lake"))
     for content in ("first", "second", "third"):
-        names = [f"item-{number}" for number in range(5)] + [content]
+        names = [f"{content}-{number}" for number in range(5)] + [content]
         rows = pl.DataFrame({"item_id": names}).with_columns(
             content_hash=pl.lit(content), modality=pl.lit("m"), fingerprint=pl.lit("f"), vector=pl.lit([1.0])
         )
         store_vectors(lake, rows, Provenance("run", "recipe"))
-    items = pl.Series(["item-3", "item-1", "second", "third", "unknown"])
+    items = pl.Series(["first-3", "third-1", "second", "third", "unknown"])
     for hashes in (["first", "second", "first"], ["third"], ["absent"], []):
         every = cached(lake, "m", "f", items).filter(pl.col("content_hash").is_in(hashes))
-        assert cached_under(lake, "m", "f", hashes, items).sort(PAIR).equals(every.sort(PAIR))
+        plain = dict(every.iter_rows())
+        assert stored_under(lake, "m", "f", hashes, items).to_list() == [plain.get(item) for item in items]
     assert every.is_empty()
