@@ -158,9 +158,8 @@ def _reader(
                 schema=schema,
                 columns=[spec.id_column, spec.column],
                 batch_size=rows,
-                batch_readahead=1,
-                fragment_readahead=1,
                 fragment_scan_options=options,
+                use_threads=False,  # else Arrow reads 1 GiB ahead of a slow reader
             )
 
     return read

@@ -34,7 +34,8 @@ class DeltaFile:
     def batches(self, version: int, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
         schema = self.table.schema(version)
         try:
-            yield from self.fragment.to_batches(schema=schema, columns=columns, batch_size=rows)
+            # Threads of Arrow would read 1 GiB ahead of a slow reader.
+            yield from self.fragment.to_batches(schema=schema, columns=columns, batch_size=rows, use_threads=False)
         except pa.ArrowException as error:
             if retyped := self._retyped(schema, columns):
                 raise self._unlike(version, retyped, error) from error
