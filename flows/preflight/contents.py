@@ -24,6 +24,7 @@ from pipelines.sources.row import Row, SourceError
 from storage.lake import Lake
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import EncoderRef
+from tokenizer.arrays.executor import LOCAL_THREADS
 
 MAX_PICTURES = 20
 """Pictures that are opened; those on the web and in object stores are counted and not asked for."""
@@ -64,7 +65,7 @@ def look_at_contents(report: Report, recipe: Recipe, trial: Trial) -> Contents:
         if content.name == IMAGE:
             _look_at_pictures(report, recipe, trial, found)
             continue
-        rows = content.rows(items, spec)
+        rows = content.rows(items, spec, LOCAL_THREADS)
         if content.name == TEXT:
             rows = rows.filter(pl.col("text") != "")
             found.texts = rows["text"].to_list()

@@ -3,10 +3,9 @@
 import hashlib
 from dataclasses import dataclass
 
-import numpy as np
-
 from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
+from flows.steps.fit import RefittedSids
 from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.task import step
 from flows.steps.vectors import ItemVectors
@@ -48,13 +47,13 @@ def assign(
     vectors: ItemVectors,
     key: str,
     *,
-    refitted: dict[str, list[int]] | None = None,
+    refitted: RefittedSids | None = None,
     extended: Extended | None = None,
 ) -> AssignedSegments:
     """Assign SIDs to catalogue rows. An item with a SID keeps it, and is recorded as drifted if its vector changed.
 
     Segments ever published under the codebook are added to those of the release that is `extended`: their SIDs stay
-    occupied, and an item that has one keeps it. `refitted` are the SIDs that a refit found.
+    occupied, and an item that has one keeps it. `refitted` are those that a refit found.
     """
     codebook, parent = artifacts.codebook, extended.parent if extended else None
     taken = [*published_assignments(run.lake, codebook.id), *(extended.segments if extended else ())]
@@ -79,8 +78,8 @@ def assign(
         if refitted is None:
             assignment = assign_sids(codebook, level.vectors, level.items, free, run.compute.work)
         else:
-            codes = np.array([refitted[item] for item in level.items.to_pylist()], np.int32)
-            assignment = checked_sids(codebook, level.vectors, level.items, free, codes, run.compute.work)
+            items = level.items
+            assignment = checked_sids(codebook, level.vectors, items, free, refitted.of(items), run.compute.work)
         segment = Segment(assignment_id, codebook, level.fused, assignment)
         counts = write_segment(run.lake, segment, level.counts, run.provenance(), run.compute.work)
         view.count(counts)

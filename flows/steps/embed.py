@@ -72,7 +72,9 @@ def content_pairs(items: pl.DataFrame, run: Run) -> dict[str, pl.DataFrame]:
     The content of the text modality is the embedded text: a change of another attribute, such as a price, changes no
     vector.
     """
-    return {each.name: each.rows(items, spec).select("item_id", "content_hash") for each, spec in contents(run.recipe)}
+    work = run.compute.work
+    sections = contents(run.recipe)
+    return {each.name: each.rows(items, spec, work).select("item_id", "content_hash") for each, spec in sections}
 
 
 def _difference(before: EncoderRef | None, now: EncoderRef | None) -> str:
@@ -88,7 +90,7 @@ def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) 
     for note in unknown_fields(run.recipe, items) if run.record.kind == "bootstrap" else []:
         run.say(f"  note: {note}")
     for content, spec in contents(run.recipe):
-        rows = content.rows(items, spec)
+        rows = content.rows(items, spec, run.compute.work)
         if rows.height:
             _embed(run, content, spec, encoders[content.name], rows)
             if content.name == IMAGE:

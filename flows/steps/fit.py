@@ -1,7 +1,7 @@
 """Steps that fit collaborative vectors, the fusion and the codebook, or refit a codebook."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -27,14 +27,32 @@ from pipelines.fusion.fuse import Gathered
 from pipelines.level_vectors import level_vectors
 from pipelines.modalities import FUSED, StoredModality
 from storage.commit import append
+from storage.lake import Lake
 from storage.releases.catalogue import segments
 from storage.releases.manifest import CodebookRef, EncoderRef, Manifest
 from storage.schemas import CODEBOOKS
+from tokenizer.arrays.id_rows import IdRows
+from tokenizer.arrays.types import Codes
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
 from tokenizer.refit import refit_codebook
 from tokenizer.registry import quantizer_of
 from tokenizer.spec import RefitSpec
+
+
+@dataclass(frozen=True)
+class RefittedSids:
+    """SIDs that a refit found: `codes` int32 (N, L) of N items, -1 for an item without a SID."""
+
+    items: IdRows
+    codes: Codes
+
+    def of(self, items: pa.Array) -> Codes:
+        """Return the codes of some of the items, int32 (M, L)."""
+        rows = self.items.find(items)
+        if (rows < 0).any():
+            raise AssertionError(f"item {items[int(np.argmin(rows))].as_py()!r} was not there when SIDs were refitted")
+        return self.codes[rows]
 
 
 @step
@@ -76,7 +94,7 @@ def fit(
 @step
 def refit(
     run: Run, artifacts: FittedArtifacts, vectors: ItemVectors, manifest: Manifest, spec: RefitSpec
-) -> tuple[FittedArtifacts, dict[str, list[int]]]:
+) -> tuple[FittedArtifacts, RefittedSids]:
     """Refit the codebook of a release to items under a churn budget; return the artifacts and the SIDs of the items."""
     with run.stage("refit codebook") as view:
         if run.recipe.codebook != artifacts.codebook.spec:
@@ -86,18 +104,23 @@ def refit(
             )
         sources = level_vectors(run.lake, vectors.fused, vectors.gathered, artifacts.codebook.sources, run.provenance())
         check_stage_budget(sources.counts, run.recipe.budget)
-        published = segments(run.lake, list(manifest.assignments), artifacts.codebook.id)
-        known = dict(zip(published["item_id"].to_list(), published["codes"].to_list(), strict=True))
-        none = [-1] * len(artifacts.codebook.sizes)
-        items = sources.items.to_pylist()
-        codes = np.array([known.get(item, none) for item in items], np.int32).reshape(-1, len(none))
-        made = refit_codebook(artifacts.codebook, sources.vectors, sources.items, codes, spec, run.compute.work)
+        items, codes = sources.items, _published_codes(run.lake, manifest, artifacts.codebook, sources.items)
+        made = refit_codebook(artifacts.codebook, sources.vectors, items, codes, spec, run.compute.work)
         for point in made.frontier:
             run.say(f"    churn {point['churn']:.2%}  relative error {point['relative_error']:.5f}")
         reference = _store_codebook(run, made.codebook, refit_of=artifacts.codebook.id)
         view.note(f"{artifacts.codebook.id} -> {made.codebook.id}; {run.compute.name}", frontier=made.frontier)
-    given = dict(zip(items, made.codes.tolist(), strict=True))
-    return replace(artifacts, codebook=made.codebook, codebook_ref=reference), given
+    return replace(artifacts, codebook=made.codebook, codebook_ref=reference), RefittedSids(IdRows(items), made.codes)
+
+
+def _published_codes(lake: Lake, manifest: Manifest, codebook: Codebook, items: pa.Array) -> Codes:
+    """Return the codes of items in a release, int32 (N, L), -1 for an item without a SID."""
+    rows = segments(lake, list(manifest.assignments), codebook.id, columns=["item_id", "codes"])
+    place = IdRows(rows["item_id"].to_arrow().cast(pa.large_string())).find(items)
+    codes = np.full((len(items), len(codebook.sizes)), -1, np.int32)
+    flat = rows["codes"].explode().to_numpy().astype(np.int32)
+    codes[place >= 0] = flat.reshape(rows.height, len(codebook.sizes))[place[place >= 0]]
+    return codes
 
 
 def _fit_fusion(run: Run, gathered: Gathered, newest: NewestPairs | None) -> Fusion:

@@ -5,6 +5,7 @@ A new one is a record here, a name in `pipelines.modalities`, and a section of t
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import polars as pl
@@ -16,6 +17,7 @@ from pipelines.embed.stages import BATCHES, EmbedAttributes, EmbedImages, EmbedT
 from pipelines.modalities import ATTRIBUTES, COORDINATES, IMAGE, TEXT
 from pipelines.spec import AttributesSpec, CoordinatesSpec, ImageSpec, TextSpec
 from storage.lake import Lake
+from tokenizer.arrays.executor import Executor
 
 S = TypeVar("S")
 
@@ -33,7 +35,7 @@ class ContentModality(Generic[S]):
 
     name: str
     describe: Callable[[S], dict[str, Any]]
-    rows: Callable[[pl.DataFrame, S], pl.DataFrame]
+    rows: Callable[[pl.DataFrame, S, Executor], pl.DataFrame]
     stage: type[EmbedText | EmbedImages | EmbedAttributes]
     fields: Callable[[S], dict[str, tuple[str, ...]]]
     lacking: str
@@ -60,7 +62,7 @@ class ContentModality(Generic[S]):
 _TEXT = ContentModality[TextSpec](
     TEXT,
     describe_encoder,
-    lambda items, spec: items_text(items, spec.fields),
+    lambda items, spec, work: items_text(items, spec.fields, work),
     EmbedText,
     lambda spec: {"text.fields": tuple(field for field in spec.fields if field != "title")},
     "no item has text in text.fields",
@@ -69,7 +71,7 @@ _TEXT = ContentModality[TextSpec](
 _IMAGE = ContentModality[ImageSpec](
     IMAGE,
     describe_encoder,
-    lambda items, spec: items_pictures(items),
+    lambda items, spec, work: items_pictures(items),
     EmbedImages,
     lambda spec: {},
     "no item has a picture that was read; `items.image` names their column",
@@ -79,7 +81,7 @@ _IMAGE = ContentModality[ImageSpec](
 _ATTRIBUTES = ContentModality[AttributesSpec](
     ATTRIBUTES,
     describe_attributes,
-    lambda items, spec: items_content(items, lambda attributes: values_of(attributes, spec.fields)),
+    lambda items, spec, work: items_content(items, partial(values_of, fields=spec.fields), work),
     EmbedAttributes,
     lambda spec: {"attributes.fields": spec.fields},
     "no item has a value in attributes.fields",
@@ -87,7 +89,9 @@ _ATTRIBUTES = ContentModality[AttributesSpec](
 _COORDINATES = ContentModality[CoordinatesSpec](
     COORDINATES,
     describe_coordinates,
-    lambda items, spec: items_content(items, lambda attributes: place_of(attributes, spec.latitude, spec.longitude)),
+    lambda items, spec, work: items_content(
+        items, partial(place_of, latitude=spec.latitude, longitude=spec.longitude), work
+    ),
     EmbedAttributes,
     lambda spec: {"coordinates": (spec.latitude, spec.longitude)},
     "no item has a latitude and a longitude",

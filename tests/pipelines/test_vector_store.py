@@ -2,10 +2,13 @@
 
 import hashlib
 import pickle
+import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +17,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from pipelines import places
 from pipelines.places import PAIR
 from pipelines.sid_table import _lists
-from pipelines.vector_store import cached, store_vectors, stored_under, vector_hashes
+from pipelines.vector_store import STORED, cached, store_vectors, stored_under, vector_hashes
 from storage.commit import Provenance
 from storage.hashing.packed import packed
 from storage.lake import Lake
@@ -103,3 +106,18 @@ def test_vectors_under_some_content_hashes_are_those_of_all_that_have_one_of_the
         plain = dict(every.iter_rows())
         assert stored_under(lake, "m", "f", hashes, items).to_list() == [plain.get(item) for item in items]
     assert every.is_empty()
+
+
+def test_a_slow_reader_holds_few_batches_of_a_long_table(tmp_path: Path) -> None:
+    lake, width, files, rows = Lake(str(tmp_path / "lake")), 256, 24, 1 << 13
+    same = pl.lit([1.0] * width, pl.List(pl.Float32))
+    for number in range(files):
+        names = pl.DataFrame({"item_id": [f"{number}-{row}" for row in range(rows)]})
+        tags = {name: pl.lit(name[0]) for name in ("content_hash", "modality", "fingerprint")}
+        store_vectors(lake, names.with_columns(vector=same, **tags), Provenance("run", "recipe"))
+    start, most, seen = pa.total_allocated_bytes(), 0, 0
+    for batch in lake.batches("vectors", STORED, ds.field("modality") == "m"):
+        time.sleep(0.05)
+        most, seen = max(most, pa.total_allocated_bytes() - start), seen + batch.num_rows
+    assert seen == files * rows
+    assert most < seen * width * 4 / 2, f"{most >> 20} MB of {seen * width * 4 >> 20} are held at once"
