@@ -3,7 +3,7 @@
 import hashlib
 import json
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import polars as pl
 import pytest
@@ -18,9 +18,7 @@ from tokenizer.arrays.executor import LOCAL_THREADS
 WORDS = st.text(alphabet='ab é"\\', max_size=3)
 VALUES = WORDS | st.lists(WORDS, max_size=2)
 ATTRIBUTES = st.dictionaries(st.sampled_from(["brand", "tags", "other"]), VALUES, max_size=3)
-    st.sampled_from(["brand", "tags", "other"]), WORDS | st.lists(WORDS, max_size=2), max_size=3
-)
-Item = tuple[str | None, dict[str, Any], list[str]]
+Item: TypeAlias = tuple[str | None, dict[str, Any], list[str]]
 ITEM = st.tuples(st.none() | WORDS, ATTRIBUTES, st.lists(st.sampled_from(["p" * 64, "q" * 64]), max_size=3))
 FIELDS = ("tags", "title", "absent", "brand")
 
