@@ -11,7 +11,7 @@ from flows.steps.assign import Extended, assign
 from flows.steps.behaviour import fold_new
 from flows.steps.candidate import CandidateInput, Kind, make_candidate
 from flows.steps.embed import check_encoders, content_columns, describe_encoders, embed_items, embed_stage
-from flows.steps.fit import fit, refit
+from flows.steps.fit import fit, fit_input, refit
 from flows.steps.fitted_artifacts import fitted_artifacts_of
 from flows.steps.given import read_given, store_given
 from flows.steps.vectors import item_vectors
@@ -59,7 +59,7 @@ def fitted_release(
     if made is not None:
         run.say(f"  skipped: {made.id} was made from these inputs with this recipe already")
         return made
-    items = snapshot.catalogue(run.lake, content_columns(run.recipe)).filter(~pl.col("deleted"))
+    items = snapshot.catalogue(run.lake, content_columns(run.recipe)).filter(~pl.col("deleted")).drop("revision")
     if items.is_empty():
         raise NothingToDo(_why_nothing(run, snapshot))
     if refitting is None:
@@ -79,14 +79,18 @@ def fitted_release(
         run.compute.prepare()  # a fit will need it
     store_given(run, given)
     embed_items(run, items, encoders)
+    # What is as long as the catalogue is not kept longer than it is needed.
     sids = None
     if refitting is not None and run.recipe.refit is not None:
         refitted = fitted_artifacts_of(run.lake, refitting)
         vectors = item_vectors(run, refitted, items, given)
+        del given, items
         artifacts, sids = refit(run, refitted, vectors, refitting, run.recipe.refit)
     else:
-        artifacts, vectors = fit(run, snapshot, items, encoders, given)
-    del given, items  # what is as long as the catalogue is not kept longer than it is needed
+        found = fit_input(run, snapshot, items, encoders, given)
+        del given, items
+        artifacts, vectors = fit(run, snapshot, found)
+        del found
     assigned = assign(run, artifacts, vectors, key, refitted=sids)
     del vectors, sids
     return make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))

@@ -1,6 +1,8 @@
 """The vectors that the levels of a codebook read, by source; items that lack one are quarantined."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,6 +21,21 @@ from tokenizer.arrays.vectors import Rows
 
 
 @dataclass(frozen=True)
+class IdColumn(Sequence[str]):
+    """Ids of a column. Those that are read become Arrow's text, which takes as much memory again as a column."""
+
+    column: pl.Series
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, place: Any) -> Any:
+        """Return an id, or an Arrow array of some."""
+        found = self.column[place]
+        return found.to_arrow().cast(pa.large_string()) if isinstance(place, slice) else found
+
+
+@dataclass(frozen=True)
 class LevelVectors:
     """Vectors by source of a codebook, aligned with the items of `fused`; `counts` includes the refused items."""
 
@@ -27,9 +44,9 @@ class LevelVectors:
     counts: Counts
 
     @property
-    def items(self) -> pa.Array:
-        """Item ids, as text."""
-        return self.fused.items["item_id"].to_arrow().cast(pa.large_string())
+    def items(self) -> IdColumn:
+        """Item ids."""
+        return IdColumn(self.fused.items["item_id"])
 
 
 def level_vectors(

@@ -58,20 +58,51 @@ class Occupancy:
 
 
 @dataclass(frozen=True)
+class FirstChoices:
+    """What items would have got without rivals for a SID.
+
+    `last` int32 (N,) is the code of the last level, -1 for items that did not reach it. `rows` are items whose other
+    codes were changed later too, and `codes` (M, L) are those before.
+    """
+
+    last: NDArray[np.int32]
+    rows: NDArray[np.int64]
+    codes: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, codes_NL: Codes) -> "FirstChoices":
+        """Return the choices of items that got what they chose."""
+        return cls(codes_NL[:, -1], np.empty(0, np.int64), codes_NL[:0])
+
+    def differ(self, codes_NL: Codes) -> NDArray[np.bool_]:
+        """Return which items got something else, (N,)."""
+        differs: NDArray[np.bool_] = codes_NL[:, -1] != self.last
+        differs[self.rows] |= (codes_NL[self.rows, :-1] != self.codes[:, :-1]).any(axis=1)
+        return differs
+
+
+@dataclass(frozen=True)
 class Assignment:
     """New SIDs, in input order of the items.
 
-    `codes` int32 (N, L) are unique and free, -1 in all levels for "refit due". `raw_codes` equal the codes up to the
-    last level; there they hold the item's first choice: its SID if SIDs could be shared. They are -1 for items that did
-    not reach the last level. `status` int8 (N,) holds `Status` values. `errors` covers the items with a SID; `shift` is
-    the distance of the items from those of the fit.
+    `codes` int32 (N, L) are unique and free, -1 in all levels for "refit due". `status` int8 (N,) holds `Status`
+    values. `errors` covers the items with a SID; `shift` is the distance of the items from those of the fit.
     """
 
     codes: NDArray[np.int32]
-    raw_codes: NDArray[np.int32]
+    choices: FirstChoices
     status: NDArray[np.int8]
     errors: EncodingErrors
     shift: DistributionShift | None
+
+    @property
+    def raw_codes(self) -> NDArray[np.int32]:
+        """First choices, int32 (N, L): an item's SID if SIDs could be shared. -1 for items without a last code."""
+        raw_NL = self.codes.copy()
+        raw_NL[self.choices.rows] = self.choices.codes
+        raw_NL[:, -1] = self.choices.last
+        raw_NL[raw_NL[:, -1] < 0] = -1
+        return raw_NL
 
     @property
     def relative_error(self) -> float:
@@ -122,15 +153,20 @@ def checked_sids(
             "repeated, or exceed a capacity"
         )
     status = np.where(placed, Status.ASSIGNED, Status.REFIT_DUE).astype(np.int8)
-    return _assignment(codebook, items, codes_NL, codes_NL, status, work)
+    return _assignment(codebook, items, codes_NL, FirstChoices.of(codes_NL), status, work)
 
 
 def _assignment(
-    codebook: Codebook, items: Items, codes_NL: Codes, raw_NL: Codes, status: NDArray[np.int8], work: Executor
+    codebook: Codebook,
+    items: Items,
+    codes_NL: Codes,
+    choices: FirstChoices,
+    status: NDArray[np.int8],
+    work: Executor,
 ) -> Assignment:
     errors = encoding_errors(codebook, items, codes_NL, work)
     shift = distribution_shift(codebook, items.subset(items.order[:SHIFT_ROWS]))
-    return Assignment(codes_NL, raw_NL, status, errors, shift)
+    return Assignment(codes_NL, choices, status, errors, shift)
 
 
 def _exceeds(load_K: NDArray[np.int64], capacity: int) -> bool:
@@ -148,18 +184,20 @@ def _assign_sids(
     policy = codebook.spec.collision_policy
     batch = _Batch(codebook, items, room, work)
     if policy.relocates:
-        raw_NL = _level_by_level(batch, codes_NL, 0, taken)
+        last = _level_by_level(batch, codes_NL, 0, taken)
+        stuck = np.flatnonzero(codes_NL[:, -1] < 0)
+        choices = FirstChoices(last, stuck, codes_NL[stuck])
         _place_stuck(batch, codes_NL, taken)
     else:
         _level_by_level(batch, codes_NL, 0, None)
         if policy.token is not None:
             codes_NL = _with_token(codebook, items, codes_NL, taken)
         codes_NL[codes_NL[:, -1] < 0] = -1
-        raw_NL = codes_NL.copy()
-    raw_NL[raw_NL[:, -1] < 0] = -1
-    moved = (codes_NL != raw_NL).any(axis=1)
-    status = np.where(codes_NL[:, -1] < 0, Status.REFIT_DUE, np.where(moved, Status.RELOCATED, Status.ASSIGNED))
-    return _assignment(codebook, items, codes_NL, raw_NL, status.astype(np.int8), work)
+        choices = FirstChoices.of(codes_NL)
+    status = np.full(len(items), Status.ASSIGNED, np.int8)
+    status[choices.differ(codes_NL)] = Status.RELOCATED
+    status[codes_NL[:, -1] < 0] = Status.REFIT_DUE
+    return _assignment(codebook, items, codes_NL, choices, status, work)
 
 
 def _with_token(codebook: Codebook, items: Items, codes_NL: Codes, taken: Codes) -> Codes:
@@ -187,7 +225,7 @@ class _Batch:
 def _level_by_level(batch: _Batch, codes_NL: Codes, start: int, taken: Codes | None) -> Codes:
     """Fill in the codes from level `start` on, with -1 from the level that has no room.
 
-    Returns the same codes with, in the last level, the item's first choice. Without `taken`, items may share SIDs.
+    Returns the item's first choice in the last level, (N,). Without `taken`, items may share SIDs.
     """
     codebook, items, room = batch.codebook, batch.items, batch.room
     for level in range(start, codebook.levels):
@@ -197,7 +235,7 @@ def _level_by_level(batch: _Batch, codes_NL: Codes, start: int, taken: Codes | N
         binding = prefixes if prefixes is not None and prefixes.binding else None
         found = assign_level(costs, items, prefix, room[level], batch.work, prefixes=binding)
         codes_NL[:, level] = found.codes
-    return np.column_stack([codes_NL[:, :-1], found.first])
+    return found.first
 
 
 def _place_stuck(batch: _Batch, codes_NL: Codes, taken: Codes) -> None:

@@ -9,14 +9,14 @@ at a time, and the centroids follow. Every step is a point on the frontier of ch
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from learning.threads import one_thread
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
-from tokenizer.arrays.items import ItemIds, checked_items
+from tokenizer.arrays.items import ItemIds, checked_items, id_array
 from tokenizer.arrays.types import Array, Codes
 from tokenizer.arrays.vectors import LEAD, Block, Items, Rows, spans
 from tokenizer.assign import Occupancy, assign_sids
@@ -56,7 +56,7 @@ class _Catalogue:
 
     items: Items
     vectors: Mapping[str, Array | Rows]
-    ids: NDArray[Any]
+    ids: pa.Array
     work: Executor
 
     def assigned(self, book: Codebook, rows: NDArray[np.int64], taken: Codes) -> Codes:
@@ -67,7 +67,9 @@ class _Catalogue:
             source: np.asarray(given)[rows] if isinstance(given, np.ndarray) else given.take(rows)
             for source, given in self.vectors.items()
         }
-        return assign_sids(book, own, self.ids[rows].tolist(), Occupancy(taken[taken[:, 0] >= 0]), self.work).codes
+        return assign_sids(
+            book, own, self.ids.take(pa.array(rows)), Occupancy(taken[taken[:, 0] >= 0]), self.work
+        ).codes
 
 
 def refit_codebook(
@@ -96,7 +98,7 @@ def refit_codebook(
             raise VectorError(
                 f"codes have shape {codes_NL.shape}; pass {old.levels} codes for each of the {len(items)} items"
             )
-        return _refit(old, _Catalogue(items, vectors, np.asarray(item_ids), work), codes_NL, spec)
+        return _refit(old, _Catalogue(items, vectors, id_array(item_ids), work), codes_NL, spec)
 
 
 def _refit(old: Codebook, catalogue: _Catalogue, codes_NL: Codes, spec: RefitSpec) -> Refit:

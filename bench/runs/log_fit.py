@@ -70,7 +70,7 @@ def measure(lake: Lake, fit_items: int) -> None:
     clock = Clock()
     items = LogItems.of(lake, log, section)
     clock.lap(f"items counted: {len(items.ids):,}")
-    spec = collaborative_spec(section, int(items.events.sum()), len(items.ids))
+    spec = collaborative_spec(section, items.events, len(items.ids))
     with one_thread(), behaviour_log(lake, log, items, spec) as taken:
         clock.lap(f"log read: {len(taken.items):,} items with behaviour, {taken.seen.sum():,} events")
         fit = fit_log(taken, spec)

@@ -79,7 +79,7 @@ def assign(
             assignment = assign_sids(codebook, level.vectors, level.items, free, run.compute.work)
         else:
             items = level.items
-            assignment = checked_sids(codebook, level.vectors, items, free, refitted.of(items), run.compute.work)
+            assignment = checked_sids(codebook, level.vectors, items, free, refitted.of(items[:]), run.compute.work)
         segment = Segment(assignment_id, codebook, level.fused, assignment)
         counts = write_segment(run.lake, segment, level.counts, run.provenance(), run.compute.work)
         view.count(counts)

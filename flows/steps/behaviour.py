@@ -41,7 +41,7 @@ def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], 
     if section is None or log.version < 0:
         return {}, None
     items = LogItems.of(run.lake, log, section)
-    events = int(items.events.sum())
+    events = items.events
     spec = collaborative_spec(section, events, len(items.ids))
     if section.method == "auto":
         run.say(f"  collaborative.method {spec.method}, for {events:,} events of {len(items.ids):,} items")

@@ -55,14 +55,29 @@ class RefittedSids:
         return self.codes[rows]
 
 
+@dataclass(frozen=True)
+class FitInput:
+    """The encoders and gathered vectors of a fit, and, for a fusion that learns, pairs of the newest events."""
+
+    encoders: dict[str, EncoderRef]
+    gathered: Gathered
+    newest: NewestPairs | None
+
+
 @step
-def fit(
+def fit_input(
     run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef], given: Given
-) -> tuple[FittedArtifacts, ItemVectors]:
-    """Fit artifacts on the snapshot and store them by hash; the same input gives the same. Return the vectors too."""
+) -> FitInput:
+    """Fit behaviour on the snapshot, and gather the vectors of its items."""
     references, newest = fit_behaviour(run, snapshot)
     encoders = {**encoders, **references}
-    gathered = gather_inputs(run, items, encoders, given)
+    return FitInput(encoders, gather_inputs(run, items, encoders, given), newest)
+
+
+@step
+def fit(run: Run, snapshot: Snapshot, found: FitInput) -> tuple[FittedArtifacts, ItemVectors]:
+    """Fit artifacts and store them by hash; the same input gives the same. Return the vectors of the items too."""
+    gathered, newest = found.gathered, found.newest
     with run.stage("fit fusion") as view:
         fusion = _fit_fusion(run, gathered, newest)
         blob = run.lake.blobs.put(fusion.to_bytes())
@@ -88,7 +103,7 @@ def fit(
         reference = _store_codebook(run, codebook)
         shape = " x ".join(str(size) for size in codebook.sizes)
         view.note(f"{spec.quantizer} {shape} ({codebook.id}); {run.compute.name}", **codebook.statistics)
-    return FittedArtifacts(encoders, fusion, blob, codebook, reference, snapshot.cutoff), vectors
+    return FittedArtifacts(found.encoders, fusion, blob, codebook, reference, snapshot.cutoff), vectors
 
 
 @step
@@ -104,7 +119,8 @@ def refit(
             )
         sources = level_vectors(run.lake, vectors.fused, vectors.gathered, artifacts.codebook.sources, run.provenance())
         check_stage_budget(sources.counts, run.recipe.budget)
-        items, codes = sources.items, _published_codes(run.lake, manifest, artifacts.codebook, sources.items)
+        items = sources.items[:]
+        codes = _published_codes(run.lake, manifest, artifacts.codebook, items)
         made = refit_codebook(artifacts.codebook, sources.vectors, items, codes, spec, run.compute.work)
         for point in made.frontier:
             run.say(f"    churn {point['churn']:.2%}  relative error {point['relative_error']:.5f}")

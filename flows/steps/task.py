@@ -1,6 +1,7 @@
 """Conversion of a step to a Prefect task: retried on faults of the machine, never on faults of the input."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -29,7 +30,12 @@ FAULTS_THAT_STAY = (
 
 def step(function: Callable[P, R]) -> Callable[P, R]:
     """Make a Prefect task that keeps no result (the lake does) and may be run again at any point."""
-    made = task(
+
+    def run(held: _Call) -> None:
+        held.result = telling(*held.arguments, **held.named)
+
+    telling = without_secrets_in_errors(function)
+    made: Any = task(
         name=function.__name__.replace("_", " "),
         retries=RETRIES,
         retry_delay_seconds=list(RETRY_DELAYS_S),
@@ -37,16 +43,31 @@ def step(function: Callable[P, R]) -> Callable[P, R]:
         cache_policy=NO_CACHE,
         persist_result=False,
         log_prints=False,
-    )(without_secrets_in_errors(function))
+    )(run)
 
     @wraps(function)
     def call(*arguments: P.args, **named: P.kwargs) -> R:
-        # Prefect looks through all that an argument holds, several times, for results that are awaited.
-        run: Any = made
-        result: R = run(*map(opaque, arguments), **{name: opaque(each) for name, each in named.items()})
-        return result
+        held = _Call(arguments, named)
+        try:
+            made(opaque(held))  # else Prefect looks through all that it holds for results that are awaited
+            result: R = held.result
+            return result
+        finally:
+            held.clear()
 
     return call
+
+
+@dataclass
+class _Call:
+    """Arguments and result of a step. Prefect keeps what it is given until the flow ends, so this is emptied before."""
+
+    arguments: tuple[Any, ...]
+    named: dict[str, Any]
+    result: Any = None
+
+    def clear(self) -> None:
+        self.arguments, self.named, self.result = (), {}, None
 
 
 def without_secrets_in_errors(function: Callable[P, R]) -> Callable[P, R]:

@@ -34,18 +34,19 @@ BINS = 1 << 16
 
 @dataclass(frozen=True)
 class LogItems:
-    """Items of the visible events: `ids` sorted, `events` of each, and how many of these are `behaviour`."""
+    """Items of the visible events: sorted `ids`, how many of each are `behaviour`, and all `events`."""
 
     ids: pl.Series
-    events: Ints
     behaviour: Ints
+    events: int
 
     @classmethod
     def of(cls, lake: Lake, log: LogSlice, section: CollaborativeSection) -> "LogItems":
         """Count the events of each item, batch by batch."""
         counts = {"events": pl.len(), "behaviour": counted(section).sum()}
-        merged = item_counts(lake, log, counts, COUNTED).sort("item_id")
-        return cls(merged["item_id"], merged["events"].to_numpy(), merged["behaviour"].to_numpy())
+        merged = item_counts(lake, log, counts, COUNTED)
+        events, merged = int(merged["events"].sum()), merged.drop("events").sort("item_id")
+        return cls(merged["item_id"], merged["behaviour"].to_numpy(), events)
 
 
 COUNTED = ["item_id", "event_type", "impression"]
@@ -59,18 +60,19 @@ def item_counts(lake: Lake, log: LogSlice, counts: dict[str, pl.Expr], columns: 
         made = pl.DataFrame(pa.table(batch)).group_by("item_id").agg(**counts)
         fresh.append(made.cast(dict.fromkeys(counts, pl.Int64)))
         if sum(part.height for part in fresh) > max(MERGED, sum(part.height for part in held) // 2):
-            held, fresh = _merged(held, fresh), [none]
-    return pl.concat(_merged(held, fresh))
+            _merge(held, fresh)
+            fresh = [none]
+    _merge(held, fresh)
+    return pl.concat(held)
 
 
-def _merged(held: list[pl.DataFrame], fresh: list[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Add counts to those held, one range of ids at a time: a merge takes several times the memory of its inputs."""
+def _merge(held: list[pl.DataFrame], fresh: list[pl.DataFrame]) -> None:
+    """Add counts to those held, a share of the ids at a time: a merge takes several times the memory of its inputs."""
     rows = pl.concat(fresh)
     share = rows["item_id"].hash() % SHARES
-    return [
-        pl.concat([old, rows.filter(share == number)]).group_by("item_id").agg(pl.col(pl.Int64).sum())
-        for number, old in enumerate(held)
-    ]
+    for number, old in enumerate(held):
+        both = pl.concat([old, rows.filter(share == number)])
+        held[number] = both.group_by("item_id").agg(pl.col(pl.Int64).sum())
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def behaviour_log(
     """Yield the behaviour in the visible events; its scratch files go when the context ends."""
     often = items.behaviour >= spec.min_events
     ids = items.ids.filter(pl.Series(often)).to_arrow().cast(pa.large_string())
-    parts = max(1, min(MAX_BUCKETS, -(-int(items.events.sum()) // part_events)))
+    parts = max(1, min(MAX_BUCKETS, -(-items.events // part_events)))
     with ScratchFolder("behaviour") as scratch:
         folder = Path(scratch)
         spread(_behaviour(lake, log, IdRows(ids), spec), parts, folder / "unordered")

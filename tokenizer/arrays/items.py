@@ -24,7 +24,10 @@ def id_list(item_ids: ItemIds) -> list[str]:
 
 def tie_keys(item_ids: ItemIds) -> NDArray[np.uint64]:
     """Return a stable 64-bit hash per id, the same in every process and on every machine (see id_index.py)."""
-    return hash_ids(*id_text(id_array(item_ids)))
+    keys = np.empty(len(item_ids), np.uint64)
+    for start, stop in spans(len(keys)):
+        keys[start:stop] = hash_ids(*id_text(id_array(item_ids[start:stop])))
+    return keys
 
 
 def id_array(item_ids: ItemIds) -> pa.Array:
