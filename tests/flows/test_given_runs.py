@@ -1,22 +1,28 @@
 """Runs on vectors that were made elsewhere: no encoder is loaded, and a night reads what is new."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from conftest import THEMES, write_items
+from flows import candidates
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
 from flows.inspect.verify import verify
 from flows.nightly import nightly
 from flows.recipe import RecipeError, load_recipe, parse_recipe
+from flows.steps.candidate import make_candidate
 from flows.steps.embed import EncoderChanged
 from pipelines.sources.row import SourceError
 from sidmill.release import open_trie
@@ -265,3 +271,31 @@ def test_where_vectors_lie_is_no_part_of_the_hash_of_a_recipe_and_their_version_
 def test_a_wrong_section_of_vectors_is_told_with_its_place(vectors: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse_recipe({"vectors": vectors})
+
+
+def test_what_is_as_long_as_the_catalogue_is_gone_before_a_candidate_is_made(
+    tmp_path: Path, small: Path, given: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect keeps the contexts of steps, with what these were given, until the flow ends."""
+    held: dict[str, weakref.ref[Any]] = {}
+
+    def noted(name: str) -> Callable[..., Any]:
+        step = getattr(candidates, name)
+
+        def call(*arguments: Any) -> Any:
+            found = step(*arguments)
+            held[name] = weakref.ref(found[-1] if isinstance(found, tuple) else found)
+            return found
+
+        return call
+
+    def made(*arguments: Any) -> Any:
+        gc.collect()
+        left = [name for name, each in held.items() if each() is not None]
+        assert (sorted(held), left) == (["fit", "fit_input", "read_given"], [])
+        return make_candidate(*arguments)
+
+    for name in ("read_given", "fit_input", "fit"):
+        monkeypatch.setattr(candidates, name, noted(name))
+    monkeypatch.setattr(candidates, "make_candidate", made)
+    start(tmp_path, small, given)
