@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.counts import Counts
 from pipelines.given.judge import ROWS, judge
+from pipelines.given.part import VectorPart
 from pipelines.given.source import GivenSource
 from pipelines.places import PAIR, aligned
 from pipelines.sources.row import SourceError
@@ -37,8 +38,8 @@ class Inventory:
     """The vectors of a source that a catalogue can use, one an item, and the `refused` rows (PLACES), with the reason.
 
     `pairs` are (item_id, packed content_hash) of the items that have a vector, in order of item_id, and `rows` (N,) is
-    the row of each in the source. `repeated` rows equal one of these. `absent` rows have
-    no vector. `unknown` rows are of items not in the catalogue.
+    the row of each in the source. `repeated` rows equal one of these. `absent` rows have no vector. `unknown` rows are
+    of items not in the catalogue.
     """
 
     source: GivenSource
@@ -114,7 +115,8 @@ class _Found:
         reason, content = judged["reason"].is_not_null(), judged["content_hash"].is_not_null()
         self.unknown += int((named & ~known).sum())
         self.absent += int((known & ~reason & ~content).sum())
-        self.refused.append(judged.filter(~named | (known & reason)))
+        if (bad := ~named | (known & reason)).any():
+            self.refused.append(judged.drop("content_hash").filter(bad))
         good = (known & content).arg_true()
         self._set(first + good.to_numpy().astype(np.int64), place[good], halves(packed(judged["content_hash"][good])))
 
@@ -168,6 +170,8 @@ def _judged(source: GivenSource) -> Iterator[pl.DataFrame]:
             found = judge(batch, source.dim, row).rows
             yield found.select(pl.lit(number, pl.Int32).alias("part"), *ROWS)
             row += batch.num_rows
+        if row != part.first + part.rows:
+            raise _changed(source, part)
 
 
 def store_inventory(
@@ -237,7 +241,11 @@ def _taken(inventory: Inventory, number: int, wanted: NDArray[np.int64]) -> Iter
         start += batch.num_rows
         if high == len(rows):
             return
-    raise SourceError(
+    raise _changed(source, part)
+
+
+def _changed(source: GivenSource, part: VectorPart) -> SourceError:
+    return SourceError(
         f"vectors.{source.name}: {part.file} changed while it was read. Run the same command again, and do not change "
         "the file meanwhile."
     )
