@@ -42,10 +42,9 @@ class LogItems:
 
     @classmethod
     def of(cls, lake: Lake, log: LogSlice, section: CollaborativeSection) -> "LogItems":
-        """Count the events of each item, batch by batch."""
-        counts = {"events": pl.len(), "behaviour": counted(section).sum()}
-        merged = item_counts(lake, log, counts, COUNTED)
-        events, merged = int(merged["events"].sum()), merged.drop("events").sort("item_id")
+        """Count the behaviour of each item, batch by batch."""
+        merged = item_counts(lake, log, {"behaviour": counted(section).sum()}, COUNTED).sort("item_id")
+        events = lake.count("interactions", log.version, log.visible)
         return cls(merged["item_id"], merged["behaviour"].to_numpy(), events)
 
 
