@@ -64,7 +64,8 @@ def fitted_release(
         raise NothingToDo(_why_nothing(run, snapshot))
     if refitting is None:
         check_capacity(run.recipe.codebook, items.height)  # before hours of embedding
-    if run.recipe.collaborative is not None and snapshot.log.read(run.lake, ["item_id"]).is_empty():
+    log = snapshot.log
+    if run.recipe.collaborative is not None and not run.lake.count("interactions", log.version, log.visible):
         run.say(
             f"  warning: the recipe has [collaborative], but the log has no event before {snapshot.cutoff:%Y-%m-%d} "
             "that it can use: no behaviour vectors are made"

@@ -59,7 +59,7 @@ class Occupancy:
 
 @dataclass(frozen=True)
 class FirstChoices:
-    """What items would have got without rivals for a SID.
+    """The SIDs that items would have without rivals for them.
 
     `last` int32 (N,) is the code of the last level, -1 for items that did not reach it. `rows` are items whose other
     codes were changed later too, and `codes` (M, L) are those before.
@@ -227,14 +227,20 @@ def _level_by_level(batch: _Batch, codes_NL: Codes, start: int, taken: Codes | N
 
     Returns the item's first choice in the last level, (N,). Without `taken`, items may share SIDs.
     """
-    codebook, items, room = batch.codebook, batch.items, batch.room
-    for level in range(start, codebook.levels):
-        prefix = codes_NL[:, :level]
-        prefixes = None if taken is None else PrefixCapacity(prefix, taken, codebook.sizes, room[-1] > 0)
-        costs = quantizer_of(codebook.spec).level(codebook, level)
-        binding = prefixes if prefixes is not None and prefixes.binding else None
-        found = assign_level(costs, items, prefix, room[level], batch.work, prefixes=binding)
-        codes_NL[:, level] = found.codes
+    first = codes_NL[:, -1]
+    for level in range(start, batch.codebook.levels):
+        first = _one_level(batch, codes_NL, level, taken)
+    return first
+
+
+def _one_level(batch: _Batch, codes_NL: Codes, level: int, taken: Codes | None) -> Codes:
+    """Fill in the codes of a level; return the items' first choices, (N,)."""
+    codebook, prefix = batch.codebook, codes_NL[:, :level]
+    prefixes = None if taken is None else PrefixCapacity(prefix, taken, codebook.sizes, batch.room[-1] > 0)
+    costs = quantizer_of(codebook.spec).level(codebook, level)
+    binding = prefixes if prefixes is not None and prefixes.binding else None
+    found = assign_level(costs, batch.items, prefix, batch.room[level], batch.work, prefixes=binding)
+    codes_NL[:, level] = found.codes
     return found.first
 
 

@@ -164,8 +164,9 @@ def live_sids(
 
 
 def build_trie(sids: pl.DataFrame, codebook: Codebook) -> Trie:
-    shares = codebook.spec.collision_policy.shares
-    return Trie.build(_codes(sids, codebook), sids["item_id"].to_arrow(), codebook.sizes, shares)
+    codes, ids = _codes(sids, codebook), sids["item_id"].to_arrow()
+    del sids  # it takes more memory than both
+    return Trie.build(codes, ids, codebook.sizes, codebook.spec.collision_policy.shares)
 
 
 def _codes(sids: pl.DataFrame, codebook: Codebook) -> NDArray[np.int32]:

@@ -85,7 +85,7 @@ def inventory_of(source: GivenSource, catalogue: pl.DataFrame | Known) -> Invent
 
 @dataclass
 class _Found:
-    """What the rows read so far say of `items`, N of a catalogue in order.
+    """The findings so far about `items`, N of a catalogue in order.
 
     `hashes` (N, 2) are the halves of the hash of an item's first vector and `rows` (N,) its row, -1 for none. `again`
     are later rows with a vector, as (row, place of the item, 1 if the vector is another one).

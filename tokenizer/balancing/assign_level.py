@@ -82,7 +82,9 @@ def assign_level(
     `price_K` are the prices of an earlier, similar assignment. An item's code does not depend on the order of the
     items.
     """
-    alive = items.order if not prefix_Nl.shape[1] else items.order[prefix_Nl[items.order, -1] >= 0]
+    alive = items.order
+    if prefix_Nl.shape[1] and (prefix_Nl[:, -1] < 0).any():
+        alive = alive[prefix_Nl[alive, -1] >= 0]
     codes_N = np.full(len(items), -1, np.int32)
     first_N = codes_N.copy()
     if not len(alive) or not room_K.any():

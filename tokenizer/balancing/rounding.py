@@ -55,7 +55,10 @@ def _groups(ordered: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]
     new = np.ones(len(ordered), np.bool_)
     new[1:] = ordered[1:] != ordered[:-1]
     first = np.flatnonzero(new)
-    return first, np.diff(np.append(first, len(ordered)))
+    count = np.empty_like(first)
+    np.subtract(first[1:], first[:-1], out=count[:-1])
+    count[-1:] = len(ordered) - first[-1:]
+    return first, count
 
 
 def _beyond(
@@ -87,7 +90,9 @@ def _sorted_rows(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Return rows sorted by key, then row. Packed into one number, if both fit, this is 4 to 10 times as fast."""
     row_bits = max(len(keys) - 1, 0).bit_length()
     if len(keys) and int(keys.max()).bit_length() + row_bits <= 64:
-        packed = (keys << np.uint64(row_bits)) | np.arange(len(keys), dtype=np.uint64)
+        packed = keys << np.uint64(row_bits)
+        packed |= np.arange(len(keys), dtype=np.uint64)
         packed.sort()
-        return (packed & np.uint64((1 << row_bits) - 1)).astype(np.int64)
+        packed &= np.uint64((1 << row_bits) - 1)
+        return packed.view(np.int64)
     return np.argsort(keys, kind="stable")
