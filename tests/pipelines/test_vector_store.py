@@ -109,7 +109,7 @@ def test_vectors_under_some_content_hashes_are_those_of_all_that_have_one_of_the
 
 
 def test_a_slow_reader_holds_few_batches_of_a_long_table(tmp_path: Path) -> None:
-    lake, width, files, rows = Lake(str(tmp_path / "lake")), 256, 24, 1 << 13
+    lake, width, files, rows = Lake(str(tmp_path / "lake")), 256, 24, 1 << 12
     same = pl.lit([1.0] * width, pl.List(pl.Float32))
     for number in range(files):
         names = pl.DataFrame({"item_id": [f"{number}-{row}" for row in range(rows)]})

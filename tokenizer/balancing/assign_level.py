@@ -82,13 +82,11 @@ def assign_level(
     `price_K` are the prices of an earlier, similar assignment. An item's code does not depend on the order of the
     items.
     """
-    alive = items.order
-    if prefix_Nl.shape[1] and (prefix_Nl[:, -1] < 0).any():
-        alive = alive[prefix_Nl[alive, -1] >= 0]
+    reached: NDArray[np.bool_] = np.all(prefix_Nl >= 0, axis=1)
+    alive = items.order if reached.all() else items.order[reached[items.order]]
     codes_N = np.full(len(items), -1, np.int32)
-    first_N = codes_N.copy()
     if not len(alive) or not room_K.any():
-        return LevelCodes(codes_N, first_N, np.zeros(level.codes))
+        return LevelCodes(codes_N, codes_N.copy(), np.zeros(level.codes))
     prices = _prices(level, items, prefix_Nl, alive, room_K, price_K)
     closed = np.where(room_K > 0, prices, np.inf).astype(np.float32)
     task = partial(_two_cheapest, level, closed)
@@ -106,7 +104,7 @@ def assign_level(
         placed = got >= 0
         codes_N[waiting[placed]] = got[placed]
         waiting = waiting[got == WAITS]
-    first_N[prefix_Nl[:, -1] < 0 if prefix_Nl.shape[1] else slice(0)] = -1
+    first_N[~reached] = -1
     return LevelCodes(codes_N, first_N, prices)
 
 
