@@ -79,6 +79,11 @@ def _codes(
     return flat.astype(np.int32, copy=False).reshape(rows.num_rows, len(codebook.sizes))
 
 
+def codes_of(sids: pl.DataFrame, codebook: Codebook) -> Codes:
+    """Return the column `codes` of SIDs as int32 (N, L)."""
+    return sids["codes"].explode().to_numpy().astype(np.int32).reshape(sids.height, len(codebook.sizes))
+
+
 @dataclass(frozen=True)
 class Segment:
     """A segment of the SID table: items with their fused vectors, and their SIDs, aligned by row.

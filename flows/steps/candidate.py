@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from flows.gates.judge import judge
 from flows.gates.release_gates import Candidate
@@ -23,6 +21,7 @@ from pipelines.event_log.coverage import log_coverage
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.neighbours import Added, neighbours_sharing
 from pipelines.quality import HeldOut, behaviour, churn, kept_codes, table_quality
+from pipelines.sid_table import codes_of
 from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.quarantine import by_reason
@@ -140,7 +139,7 @@ def _trie(run: Run, given: CandidateInput, version: int) -> Trie:
     there = {item for item, row in zip(touched, trie.find_rows(touched).tolist(), strict=True) if row >= 0}
     new = live.filter(~pl.col("item_id").is_in(sorted(there)))
     gone = sorted(there - set(live["item_id"].to_list()))
-    return trie.updated(_codes(new, codebook), new["item_id"].to_arrow(), gone)
+    return trie.updated(codes_of(new, codebook), new["item_id"].to_arrow(), gone)
 
 
 def live_sids(
@@ -164,13 +163,9 @@ def live_sids(
 
 
 def build_trie(sids: pl.DataFrame, codebook: Codebook) -> Trie:
-    codes, ids = _codes(sids, codebook), sids["item_id"].to_arrow()
+    codes, ids = codes_of(sids, codebook), sids["item_id"].to_arrow()
     del sids  # it takes more memory than both
     return Trie.build(codes, ids, codebook.sizes, codebook.spec.collision_policy.shares)
-
-
-def _codes(sids: pl.DataFrame, codebook: Codebook) -> NDArray[np.int32]:
-    return sids["codes"].explode().to_numpy().astype(np.int32).reshape(sids.height, len(codebook.sizes))
 
 
 def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, int]) -> dict[str, Any]:

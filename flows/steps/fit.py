@@ -26,6 +26,7 @@ from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import Gathered
 from pipelines.level_vectors import level_vectors
 from pipelines.modalities import FUSED, StoredModality
+from pipelines.sid_table import codes_of
 from storage.commit import append
 from storage.lake import Lake
 from storage.releases.catalogue import segments
@@ -134,8 +135,7 @@ def _published_codes(lake: Lake, manifest: Manifest, codebook: Codebook, items: 
     rows = segments(lake, list(manifest.assignments), codebook.id, columns=["item_id", "codes"])
     place = IdRows(rows["item_id"].to_arrow().cast(pa.large_string())).find(items)
     codes = np.full((len(items), len(codebook.sizes)), -1, np.int32)
-    flat = rows["codes"].explode().to_numpy().astype(np.int32)
-    codes[place >= 0] = flat.reshape(rows.height, len(codebook.sizes))[place[place >= 0]]
+    codes[place >= 0] = codes_of(rows, codebook)[place[place >= 0]]
     return codes
 
 
