@@ -10,11 +10,11 @@ from flows.snapshot import Snapshot, added_events, arrived_since, release_key, s
 from flows.steps.assign import Extended, assign
 from flows.steps.behaviour import fold_new
 from flows.steps.candidate import CandidateInput, Kind, make_candidate
-from flows.steps.embed import check_encoders, content_columns, describe_encoders, embed_items, embed_stage
+from flows.steps.embed import check_encoders, describe_encoders, embed_items, embed_stage
 from flows.steps.fit import fit, fit_input, refit
 from flows.steps.fitted_artifacts import fitted_artifacts_of
 from flows.steps.given import read_given, store_given
-from flows.steps.vectors import item_vectors
+from flows.steps.vectors import VectorInputs, item_vectors
 from pipelines.modalities import CONTENT
 from storage.lake import Lake
 from storage.quarantine import open_rows, resolve
@@ -59,7 +59,7 @@ def fitted_release(
     if made is not None:
         run.say(f"  skipped: {made.id} was made from these inputs with this recipe already")
         return made
-    items = snapshot.catalogue(run.lake, content_columns(run.recipe)).filter(~pl.col("deleted")).drop("revision")
+    items = snapshot.catalogue(run.lake, ["deleted"]).filter(~pl.col("deleted")).select("item_id", "revision")
     if items.is_empty():
         raise NothingToDo(_why_nothing(run, snapshot))
     if refitting is None:
@@ -79,17 +79,18 @@ def fitted_release(
     if refitting is None:
         run.compute.prepare()  # a fit will need it
     store_given(run, given)
-    embed_items(run, items, encoders)
+    inputs = VectorInputs(items, embed_items(run, snapshot, items, encoders), given)
+    del given, items
     # What is as long as the catalogue is not kept longer than it is needed.
     sids = None
     if refitting is not None and run.recipe.refit is not None:
         refitted = fitted_artifacts_of(run.lake, refitting)
-        vectors = item_vectors(run, refitted, items, given)
-        del given, items
+        vectors = item_vectors(run, refitted, inputs)
+        del inputs
         artifacts, sids = refit(run, refitted, vectors, refitting, run.recipe.refit)
     else:
-        found = fit_input(run, snapshot, items, encoders, given)
-        del given, items
+        found = fit_input(run, snapshot, inputs, encoders)
+        del inputs
         artifacts, vectors = fit(run, snapshot, found)
         del found
     assigned = assign(run, artifacts, vectors, key, refitted=sids)
@@ -141,20 +142,21 @@ def extended_release(
         run.say(f"  warning: {note}")
     run.begin()
     if again:
-        changed = pl.concat([changed, snapshot.catalogue(run.lake, among=again)]).unique("item_id").sort("item_id")
+        refused = snapshot.catalogue(run.lake, ["deleted"], again)
+        changed = pl.concat([changed, refused]).unique("item_id").sort("item_id")
     alive = changed.filter(~pl.col("deleted"))
     run.compute_for(alive.height)
     if changed.height > alive.height:
         run.say(f"  {changed.height - alive.height:,} deleted items leave the trie; their SIDs are not used again")
     store_given(run, given)
-    embed_items(run, alive, encoders)
+    contents = embed_items(run, snapshot, alive, encoders)
     artifacts = fitted_artifacts_of(run.lake, parent)
     known = segments(run.lake, list(taken), parent.codebook.id, among=alive["item_id"], columns=["item_id"])
     new = sorted(set(alive["item_id"]) - set(known["item_id"]))
     encoders = fold_new(run, snapshot, parent, artifacts.encoders, new)
     if encoders is not artifacts.encoders:
         artifacts = replace(artifacts, encoders=encoders, fit_cutoff=max(artifacts.fit_cutoff, snapshot.cutoff))
-    vectors = item_vectors(run, artifacts, alive, given)
+    vectors = item_vectors(run, artifacts, VectorInputs(alive, contents, given))
     assigned = assign(run, artifacts, vectors, key, extended=Extended(parent, taken))
     candidate = make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))
     _resolve_assigned(run, again, candidate)

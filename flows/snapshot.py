@@ -50,7 +50,8 @@ class Snapshot:
     def alive(self, lake: Lake, among: pl.Series | None = None) -> pl.DataFrame:
         """Return (item_id) of the items that are visible and not deleted, of all or of some."""
         few = among if among is None or len(among) <= FEW else None
-        found = self.catalogue(lake, ["deleted"], few).filter(~pl.col("deleted")).select("item_id")
+        found = self.catalogue(lake, ["deleted"], few)
+        found = (found.filter(~pl.col("deleted")) if found["deleted"].any() else found).select("item_id")
         return found if among is None else found.filter(pl.col("item_id").is_in(among.implode()))
 
     def content(self, lake: Lake) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def _holdout_cutoff(run: Run, interactions: TableRef, as_of: datetime) -> dateti
 
 
 def arrived_since(lake: Lake, parent: Manifest, snapshot: Snapshot) -> pl.DataFrame:
-    """Return the newest visible revision of items changed since `parent`.
+    """Return (item_id, revision, deleted) of items changed since `parent`, by their newest visible revision.
 
     The cost grows with the change; with none, the whole catalogue is read.
     """
@@ -151,7 +152,7 @@ def arrived_since(lake: Lake, parent: Manifest, snapshot: Snapshot) -> pl.DataFr
     late = (ds.field("arrived_at") > parent.as_of) & (ds.field("arrived_at") <= snapshot.as_of)
     old_files = lake.frame("items", snapshot.items.version, columns, late)
     ids = pl.concat([new_files, old_files])["item_id"].unique().sort().to_list()
-    return snapshot.catalogue(lake, among=ids)
+    return snapshot.catalogue(lake, ["deleted"], ids)
 
 
 def added_events(lake: Lake, parent: Manifest, snapshot: Snapshot, columns: list[str]) -> pl.DataFrame:

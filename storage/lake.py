@@ -1,7 +1,6 @@
 """`Lake`: open tables at a version, read them as Arrow or polars, and find the blobs beside them."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +11,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from infra.addresses import refuse_parameters
-from storage.errors import DataCorrupt, LakeNotFound
+from storage.errors import LakeNotFound
 from storage.files.among import Among, both
 from storage.files.blobs import Blobs
-from storage.files.data_files import DataFile, OpenFiles, check_whole, data_files
+from storage.files.data_files import DataFile, OpenFiles, consecutive, data_files, reading
 from storage.files.durable import committing
 from storage.files.store import Files
 from storage.files.table_cache import TableCache
@@ -189,17 +188,20 @@ class Lake:
         where: ds.Expression | None = None,
         among: Among | None = None,
         without: Collection[str] = (),
+        by: str | None = None,
     ) -> pa.Table:
         """Read the rows at `version` (newest by default), with partitions and files pruned by `where`.
 
         `among` is a further condition; only row groups that may hold one of its values are read. Files at the paths
-        `without` are left out. A table that was never written (or version -1) has no rows. Raise DataCorrupt if a file
-        that is read differs from what was committed.
+        `without` are left out. Files come in order of their least value of the column `by`. A table that was never
+        written (or version -1) has no rows. Raise DataCorrupt if a file that is read differs from what was committed.
         """
         if TABLES[table].bookkeeping and where is None and among is None and not without:
             rows = self._all_rows(table, version)
             return rows if columns is None else rows.select(list(columns))
         files = [file for file in self.data_files(table, version) if file.path not in without]
+        if by is not None:
+            files.sort(key=lambda file: file.bounds.get(by, ("",))[0])
         return self._rows(table, files, columns, where, among)
 
     def _all_rows(self, table: str, version: int | None) -> pa.Table:
@@ -222,7 +224,7 @@ class Lake:
     ) -> pa.Table:
         dataset = self._dataset(table, files, where, among, columns)
         condition = both(where, among) if dataset.files else None  # Arrow looks at all values of a condition first
-        with self._reading(table, dataset):
+        with reading(self.table_files(table), dataset):
             return dataset.to_table(columns=None if columns is None else list(columns), filter=condition)
 
     def rows_of(self, handle: DeltaTable, table: str, files: list[DataFile] | None = None) -> pa.Table:
@@ -232,6 +234,12 @@ class Lake:
     def read_files(self, table: str, files: Iterable[DataFile], columns: Sequence[str]) -> pa.Table:
         """Read the rows of some files of a table, of any versions."""
         return self._rows(table, list(files), columns)
+
+    def read_span(self, table: str, file: DataFile, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+        """Read consecutive rows of a file: of its row groups, those that hold some."""
+        dataset = self._dataset(table, [file], None)
+        with reading(self.table_files(table), dataset):
+            return consecutive(dataset, start, stop, columns)
 
     def batches(
         self,
@@ -257,7 +265,7 @@ class Lake:
     ) -> Iterator[pa.RecordBatch]:
         options = ds.ParquetFragmentScanOptions(pre_buffer=not self.is_local)
         how = {"batch_size": rows, "fragment_scan_options": options, "use_threads": False}
-        with self._reading(table, dataset):  # with threads, Arrow reads 1 GiB ahead of a slow reader
+        with reading(self.table_files(table), dataset):  # with threads, Arrow reads 1 GiB ahead of a slow reader
             yield from dataset.to_batches(columns=list(columns), filter=where, **how)
 
     def count(self, table: str, version: int, where: ds.Expression) -> int:
@@ -266,7 +274,7 @@ class Lake:
         doubtful = {each.path for each in self._open_files(table).within(files, ~where)}
         decided = {each.path: each.rows for each in files if each.path not in doubtful and each.rows is not None}
         dataset = self._dataset(table, [each for each in files if each.path not in decided], where)
-        with self._reading(table, dataset):
+        with reading(self.table_files(table), dataset):
             return sum(decided.values()) + int(dataset.count_rows(filter=where))
 
     def read_added(self, table: str, since: int, version: int, columns: Sequence[str]) -> pa.Table:
@@ -312,19 +320,8 @@ class Lake:
         dataset = opened.dataset(kept)
         if among is None or not kept:
             return dataset
-        with self._reading(table, dataset):
+        with reading(self.table_files(table), dataset):
             return among.narrowed(dataset, columns)
-
-    @contextmanager
-    def _reading(self, table: str, dataset: ds.FileSystemDataset) -> Iterator[None]:
-        """Raise DataCorrupt for the damaged file if Arrow fails to read one."""
-        try:
-            yield
-        except (OSError, pa.ArrowException) as error:
-            place = self.table_files(table)
-            for path in dataset.files:
-                check_whole(place, path)
-            raise DataCorrupt(f"table {table!r} of the lake {self.uri} cannot be read: {error}") from error
 
     def frame(
         self,
@@ -333,9 +330,10 @@ class Lake:
         columns: Sequence[str] | None = None,
         where: ds.Expression | None = None,
         among: Among | None = None,
+        by: str | None = None,
     ) -> pl.DataFrame:
         """Return `read` as a polars frame."""
-        frame = pl.from_arrow(self.read(table, version, columns, where, among))
+        frame = pl.from_arrow(self.read(table, version, columns, where, among, by=by))
         assert isinstance(frame, pl.DataFrame)
         return frame
 

@@ -2,6 +2,8 @@
 
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from bench.gpu.meter import Meter
 from bench.gpu.texts import SHAPES, save_model, some_texts, some_words
 from pipelines.compute.cluster import shutdown
 from pipelines.compute.executors import OnRay
+from pipelines.embed.protocol import apply
 from pipelines.embed.stages import BATCHES, EmbedImages, EmbedText
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
 from storage.lake import Lake
@@ -37,6 +40,19 @@ def run(meter: Meter) -> None:
     shutdown()
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """Job on parts of a table: what a stage makes of them is dropped, their rows are counted."""
+
+    stage: Any
+    arguments: dict[str, Any]
+
+    def start(self) -> Callable[[pa.Table], int]:
+        """Load the model."""
+        stage = self.stage(**self.arguments)
+        return lambda part: int(apply(stage, part).num_rows)
+
+
 def _measure(meter: Meter, name: str, stage: Any, arguments: dict[str, Any], table: pa.Table) -> None:
     """Print the rows a second of the second half of a table: in the first, workers start and load their models."""
     spec: TextSpec | ImageSpec = arguments["spec"]
@@ -46,8 +62,9 @@ def _measure(meter: Meter, name: str, stage: Any, arguments: dict[str, Any], tab
         share = {"workers": workers, "num_gpus": 1 / workers if meter.device.type == "cuda" else 0}
         compute = OnRay(ComputeSpec.model_validate({"stages": {stage.name: share}}))
         seen = [(time.perf_counter(), 0)]
-        for part in compute.map(stage, arguments, table, task_rows):
-            seen.append((time.perf_counter(), seen[-1][1] + part.num_rows))
+        parts = [table.slice(start, task_rows) for start in range(0, table.num_rows, task_rows)]
+        for _, rows in compute.map(Encoding(stage, arguments), parts):
+            seen.append((time.perf_counter(), seen[-1][1] + rows))
         began, before = next(each for each in seen if each[1] >= table.num_rows // 2)
         rate = (table.num_rows - before) / max(seen[-1][0] - began, 1e-9)
         one = one or rate

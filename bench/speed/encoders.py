@@ -35,17 +35,22 @@ from bench.speed.tokenizer import say
 from infra.settings import configure
 from pipelines.compute.cluster import machine_cpus, shutdown
 from pipelines.compute.executors import Compute, OnRay
+from pipelines.embed.contents import Contents, Kind, PartContents
 from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.images import decode_image
+from pipelines.embed.item_rows import PART_ROWS, RowsHere
 from pipelines.embed.protocol import load_encoder
 from pipelines.embed.stages import BATCHES, EmbedImages, EmbedText
 from pipelines.embed.text import TextEncoder, model_folder
+from pipelines.places import PAIR
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
 from storage.commit import Provenance
 from storage.files.store import sha256
 from storage.lake import Lake
 
 CHUNK = ComputeSpec().chunk_rows
+MADE = {"text": Kind(lambda made: made, EmbedText.longest_first), "image": Kind(lambda made: made)}
+"""Kinds of contents that are made already."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -199,25 +204,25 @@ def embedded(
         marks = Path(folder, "marks")
         marks.mkdir()
         start = time.time()
-        embed(
-            Lake(f"{folder}/lake"),
-            EncodingJob(
-                modality,
-                "bench",
-                stage,  # type: ignore[arg-type]
-                {**arguments, "marks": str(marks)},
-                CHUNK,
-                BATCHES * arguments["spec"].batch_size,
-            ),
-            items,
-            compute,
-            Provenance("bench", "bench"),
-            lambda rows: None,
-        )
+        lake = Lake(f"{folder}/lake")
+        tasks = BATCHES * arguments["spec"].batch_size
+        given = {**arguments, "marks": str(marks)}
+        job = EncodingJob(lake, modality, "bench", stage, given, MADE[modality], CHUNK, tasks)  # type: ignore[arg-type]
+        embed(job, _contents(items, job), compute, Provenance("bench", "bench"), lambda rows: None)
         end = time.time()
         first = min(float(each.read_text()) for each in marks.glob("*.began"))
         worker = max(int(each.read_text()) for each in marks.glob("*.peak"))
     return Embedded(items.height / (end - first), first - start, worker)
+
+
+def _contents(items: pl.DataFrame, job: EncodingJob) -> Contents:
+    """Return where items (item_id, in order; content) lie: here if they are few, else in parts as of a catalogue."""
+    numbers = np.arange(items.height, dtype=np.int32)
+    if job.kind.order is not None:
+        numbers = items.select(pl.arg_sort_by(job.kind.order, descending=True)).to_series().to_numpy().astype(np.int32)
+    starts = range(0, items.height, PART_ROWS)
+    parts = (PartContents(RowsHere(items[some]), some) for some in (numbers[at : at + PART_ROWS] for at in starts))
+    return Contents(items.select(PAIR), tuple(parts))
 
 
 def resident() -> int:

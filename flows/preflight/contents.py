@@ -10,6 +10,7 @@ from flows.preflight.report import MAKES, Report
 from flows.preflight.trial import Trial
 from flows.recipe import Recipe
 from flows.steps.embed import contents, unknown_fields
+from pipelines.embed.contents import attribute_names
 from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.embed.protocol import EncoderError, fingerprint
 from pipelines.given.judge import judge
@@ -24,7 +25,6 @@ from pipelines.sources.row import Row, SourceError
 from storage.lake import Lake
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import EncoderRef
-from tokenizer.arrays.executor import LOCAL_THREADS
 
 MAX_PICTURES = 20
 """Pictures that are opened; those on the web and in object stores are counted and not asked for."""
@@ -51,7 +51,7 @@ def look_at_contents(report: Report, recipe: Recipe, trial: Trial) -> Contents:
     """Report the modalities of a recipe with the sampled items that have them, and encoders that cannot be loaded."""
     found = Contents()
     items = trial.catalogue
-    report.warnings += unknown_fields(recipe, items) if items.height else []
+    report.warnings += unknown_fields(recipe, attribute_names(items)) if items.height else []
     if recipe.image is None and trial.items.pictures:
         report.add(MAKES, IMAGE, f"nothing of {trial.items.pictures:,} pictures in the sample: there is no [image]")
     for content, spec in contents(recipe):
@@ -65,7 +65,7 @@ def look_at_contents(report: Report, recipe: Recipe, trial: Trial) -> Contents:
         if content.name == IMAGE:
             _look_at_pictures(report, recipe, trial, found)
             continue
-        rows = content.rows(items, spec, LOCAL_THREADS)
+        rows = content.rows(items, spec)
         if content.name == TEXT:
             rows = rows.filter(pl.col("text") != "")
             found.texts = rows["text"].to_list()

@@ -4,12 +4,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from flows.gates.judge import judge
 from flows.gates.release_gates import Candidate
 from flows.gates.sql_checks import judge_by_sql
 from flows.runtime.members import packages_of_release
+from flows.runtime.memory import return_freed_memory
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since
 from flows.steps.assign import AssignedSegments
@@ -21,13 +25,13 @@ from pipelines.event_log.coverage import log_coverage
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.neighbours import Added, neighbours_sharing
 from pipelines.quality import HeldOut, behaviour, churn, kept_codes, table_quality
-from pipelines.sid_table import codes_of
 from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.quarantine import by_reason
-from storage.releases.catalogue import count_sids, segments
+from storage.releases.catalogue import count_sids, in_segments, items_among, nameless, segments
 from storage.releases.manifest import EncoderRef, Manifest, TrieRef
 from storage.releases.releases import PRODUCTION, fit_cutoff_of, published, read_release, record_release, releases
+from tokenizer.arrays.types import Codes
 from tokenizer.codebook import Codebook
 from tokenizer.metrics import EncodingErrors
 from tokenizer.trie.trie import Trie
@@ -128,44 +132,65 @@ def _trie(run: Run, given: CandidateInput, version: int) -> Trie:
     snapshot, codebook, parent = given.snapshot, given.artifacts.codebook, given.extended
     assignments = given.assigned.assignments
     if parent is None or snapshot.as_of < parent.as_of:
-        return build_trie(live_sids(lake, codebook.id, assignments, version, snapshot), codebook)
+        return build_trie(live_sids(lake, codebook, assignments, version, snapshot), codebook)
     trie = run.trie_of(parent)
     added = [each for each in assignments if each not in parent.assignments]
     assigned = segments(lake, added, codebook.id, version, columns=["item_id"])["item_id"].to_list()
     touched = sorted({*assigned, *arrived_since(lake, parent, snapshot)["item_id"].to_list()})
     if not touched:
         return trie
-    live = live_sids(lake, codebook.id, assignments, version, snapshot, touched)
+    live = live_sids(lake, codebook, assignments, version, snapshot, touched)
     there = {item for item, row in zip(touched, trie.find_rows(touched).tolist(), strict=True) if row >= 0}
-    new = live.filter(~pl.col("item_id").is_in(sorted(there)))
-    gone = sorted(there - set(live["item_id"].to_list()))
-    return trie.updated(codes_of(new, codebook), new["item_id"].to_arrow(), gone)
+    new = ~np.isin(live.items.to_pylist(), sorted(there))
+    gone = sorted(there - set(live.items.to_pylist()))
+    return trie.updated(live.codes[new], live.items.filter(pa.array(new)), gone)
+
+
+@dataclass(frozen=True)
+class LiveSids:
+    """Items by id, an Arrow array of N large strings, and their codes, int32 (N, L)."""
+
+    items: pa.Array
+    codes: Codes
 
 
 def live_sids(
     lake: Lake,
-    codebook: str,
+    codebook: Codebook,
     assignments: tuple[str, ...],
     version: int,
     snapshot: Snapshot,
     among: list[str] | None = None,
-) -> pl.DataFrame:
-    """Return (item_id, codes) of the segments, for items that are visible and not deleted; one row per item."""
-    rows = segments(lake, list(assignments), codebook, version, among, ["item_id", "codes"])
-    alive = snapshot.alive(lake, None if among is None else pl.Series(among, dtype=pl.String))
-    live = rows
-    if not rows["item_id"].equals(alive["item_id"]):
-        live = rows.join(alive, on="item_id", how="semi", maintain_order="left")
-    ids = live["item_id"]  # sorted
-    if (doubled := ids[1:].filter(ids[1:] == ids[:-1])).len():
-        raise AssertionError(f"items have two SIDs under codebook {codebook}: {doubled.unique().to_list()[:3]}")
-    return live.select("item_id", "codes")
+) -> LiveSids:
+    """Return the SIDs of the segments, for items that are visible and not deleted; each item has one.
+
+    They are read batch by batch, because a table and a frame of 10 million take 1.5 GB.
+    """
+    alive = snapshot.alive(lake, None if among is None else pl.Series(among, dtype=pl.String))["item_id"]
+    return_freed_memory()
+    where = in_segments(codebook.id, assignments) & ~nameless()
+    ids, codes = [pa.array([], pa.large_string())], [np.empty((0, len(codebook.sizes)), np.int32)]
+    batches = lake.batches("sids", ["item_id", "codes"], where, version=version, among=items_among(among))
+    for item, code in batches:
+        ids.append(item.cast(pa.large_string()))
+        codes.append(code.flatten().to_numpy().reshape(len(code), len(codebook.sizes)))
+    found = LiveSids(pa.concat_arrays(ids), np.concatenate(codes))
+    del ids, codes
+    items = pl.Series(found.items)
+    if items.equals(alive):
+        return found
+    kept = items.is_in(alive.implode()).arg_true()
+    rows = kept[items[kept].arg_sort()].to_numpy()
+    live = LiveSids(found.items.take(pa.array(rows)), found.codes[rows])
+    doubled = pc.equal(live.items[1:], live.items[:-1])
+    if pc.any(doubled).as_py():
+        names = pc.unique(live.items[1:].filter(doubled)).to_pylist()[:3]
+        raise AssertionError(f"items have two SIDs under codebook {codebook.id}: {names}")
+    return live
 
 
-def build_trie(sids: pl.DataFrame, codebook: Codebook) -> Trie:
-    codes, ids = codes_of(sids, codebook), sids["item_id"].to_arrow()
-    del sids  # it takes more memory than both
-    return Trie.build(codes, ids, codebook.sizes, codebook.spec.collision_policy.shares)
+def build_trie(sids: LiveSids, codebook: Codebook) -> Trie:
+    return Trie.build(sids.codes, sids.items, codebook.sizes, codebook.spec.collision_policy.shares)
 
 
 def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, int]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Step that encodes the content of items (text, images, attributes) that has no vector yet."""
 
-import json
+from contextlib import nullcontext
 from typing import Any
 
 import polars as pl
@@ -8,12 +8,15 @@ import polars as pl
 from flows.recipe import Recipe
 from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
+from flows.snapshot import Snapshot
 from flows.steps.task import step
 from pipelines.compute.executors import InProcess
 from pipelines.counts import Counts
-from pipelines.embed.clip_agreement import check_clip_agreement
-from pipelines.embed.content_modalities import CONTENT_MODALITIES, ContentModality
+from pipelines.embed.clip_agreement import check_clip_agreement, titled_sample
+from pipelines.embed.content_modalities import CONTENT_COLUMNS, CONTENT_MODALITIES, ContentModality
+from pipelines.embed.contents import Contents, contents_of
 from pipelines.embed.embed import EncodingJob, embed
+from pipelines.embed.item_rows import item_parts
 from pipelines.embed.protocol import fingerprint
 from pipelines.modalities import COLLABORATIVE, IMAGE
 from pipelines.registry import ENCODERS
@@ -21,7 +24,7 @@ from storage.quarantine import open_rows
 from storage.releases.manifest import EncoderRef
 
 LIGHT_ROWS = 1 << 16
-"""Least rows of a commit of a stage without a model: with fewer, the commit takes longer than the vectors."""
+"""Least rows of a unit of a stage without a model: with fewer, the commit takes longer than the vectors."""
 
 
 class EncoderChanged(ValueError):
@@ -37,11 +40,6 @@ def contents(recipe: Recipe) -> list[tuple[ContentModality[Any], Any]]:
 def embed_stage(modality: str) -> str:
     """Return the name of the stage that makes the vectors of a content modality."""
     return f"embed {modality}"
-
-
-def content_columns(recipe: Recipe) -> list[str]:
-    """Return the columns of the catalogue, beside the id, that the steps after ingest read under a recipe."""
-    return ["deleted", *(("title", "attributes", "images", "source") if contents(recipe) else ())]
 
 
 def describe_encoders(run: Run) -> dict[str, EncoderRef]:
@@ -66,17 +64,6 @@ def check_encoders(release: str, pinned: dict[str, EncoderRef], wanted: dict[str
             )
 
 
-def content_pairs(items: pl.DataFrame, run: Run) -> dict[str, pl.DataFrame]:
-    """Return (item_id, content_hash) of catalogue rows for each content modality.
-
-    The content of the text modality is the embedded text: a change of another attribute, such as a price, changes no
-    vector.
-    """
-    work = run.compute.work
-    sections = contents(run.recipe)
-    return {each.name: each.rows(items, spec, work).select("item_id", "content_hash") for each, spec in sections}
-
-
 def _difference(before: EncoderRef | None, now: EncoderRef | None) -> str:
     """Return the settings that differ, as "name: before -> now"."""
     old, new = (before.details if before else {}), (now.details if now else {})
@@ -85,29 +72,51 @@ def _difference(before: EncoderRef | None, now: EncoderRef | None) -> str:
 
 
 @step
-def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> None:
-    """Encode content that has no stored vector; quarantine bad content, and check the budget per modality."""
-    for note in unknown_fields(run.recipe, items) if run.record.kind == "bootstrap" else []:
-        run.say(f"  note: {note}")
+def embed_items(
+    run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef]
+) -> dict[str, pl.DataFrame]:
+    """Encode the content of items (item_id, sorted; revision) that has no stored vector.
+
+    Return (item_id, content_hash) of the items with a content of each modality. The content of the text modality is the
+    embedded text: a change of another attribute, such as a price, changes no vector. Bad content goes to quarantine;
+    the budget is checked for each modality.
+    """
+    found = _contents(run, snapshot, items)
     for content, spec in contents(run.recipe):
-        rows = content.rows(items, spec, run.compute.work)
-        if rows.height:
-            _embed(run, content, spec, encoders[content.name], rows)
+        some = found[content.name]
+        if some.pairs.height:
+            _embed(run, snapshot, content, spec, encoders[content.name], some)
             if content.name == IMAGE:
-                _check_pictures(run, encoders[IMAGE], rows)
+                _check_pictures(run, snapshot, encoders[IMAGE], some.pairs)
         elif run.record.kind != "nightly":
             run.say(
                 f"  warning: the recipe has [{content.name}], but {content.lacking}: no {content.name} vectors are made"
             )
+    return {name: each.pairs for name, each in found.items()}
 
 
-def _check_pictures(run: Run, encoder: EncoderRef, rows: pl.DataFrame) -> None:
+def _contents(run: Run, snapshot: Snapshot, items: pl.DataFrame) -> dict[str, Contents]:
+    """Return the contents of items by modality; in a bootstrap, show settings that name fields which no item has."""
+    kinds = {each.name: each.kind(spec) for each, spec in contents(run.recipe)}
+    if not kinds:
+        return {}
+    parts = item_parts(run.lake, items, snapshot.items.version, snapshot.as_of, CONTENT_COLUMNS)
+    with run.stage("read contents", items.height) if len(parts) > 1 else nullcontext() as view:
+        advance = view.advance if view else lambda rows: None
+        found, names = contents_of(items["item_id"], parts, kinds, run.compute.work, advance)
+    for note in unknown_fields(run.recipe, names) if run.record.kind == "bootstrap" else []:
+        run.say(f"  note: {note}")
+    return found
+
+
+def _check_pictures(run: Run, snapshot: Snapshot, encoder: EncoderRef, pictured: pl.DataFrame) -> None:
     """Show how well pictures match titles, if the model also encodes text and the run covers the whole catalogue."""
     image = run.recipe.image
     if image is None or not ENCODERS.get(image.encoder).text_tower or run.record.kind == "nightly":
         return
     with run.stage("check pictures") as view:
-        found = run.compute.run(check_clip_agreement, run.lake, image, encoder.fingerprint, rows)
+        titled = titled_sample(pictured, lambda some: snapshot.catalogue(run.lake, ["title"], some))
+        found = run.compute.run(check_clip_agreement, run.lake, image, encoder.fingerprint, titled)
         if found is None:
             view.note("skipped: too few items have both a picture and a title")
             return
@@ -118,12 +127,12 @@ def _check_pictures(run: Run, encoder: EncoderRef, rows: pl.DataFrame) -> None:
         )
 
 
-def unknown_fields(recipe: Recipe, items: pl.DataFrame) -> list[str]:
-    """Return a note for each setting with fields that no item has: a misspelt one is skipped without an error."""
+def unknown_fields(recipe: Recipe, known: set[str]) -> list[str]:
+    """Return a note for each setting with fields that no item has: a misspelt one is skipped without an error.
+
+    `known` are the names of the attributes that items have.
+    """
     named = {setting: fields for each, spec in contents(recipe) for setting, fields in each.fields(spec).items()}
-    known: set[str] = set()
-    for attributes in items["attributes"].unique() if named else ():
-        known.update(json.loads(attributes))
     unknown = {setting: ", ".join(field for field in fields if field not in known) for setting, fields in named.items()}
     return [
         f"{setting} names {fields}, which no item has; the attributes of the items are "
@@ -133,34 +142,31 @@ def unknown_fields(recipe: Recipe, items: pl.DataFrame) -> list[str]:
     ]
 
 
-def _embed(run: Run, content: ContentModality[Any], spec: Any, encoder: EncoderRef, rows: pl.DataFrame) -> None:
-    with run.stage(embed_stage(content.name), rows.height) as view:
-        compute = InProcess(run.recipe.compute) if content.light else run.compute
+def _embed(
+    run: Run, snapshot: Snapshot, content: ContentModality[Any], spec: Any, encoder: EncoderRef, found: Contents
+) -> None:
+    with run.stage(embed_stage(content.name), found.pairs.height) as view:
+        is_here = content.light and len(found.parts) == 1
+        compute = InProcess(run.recipe.compute) if is_here else run.compute
         expected = {} if content.light else {"expected": encoder.fingerprint}
-        counts = embed(
+        job = EncodingJob(
             run.lake,
-            EncodingJob(
-                content.name,
-                encoder.fingerprint,
-                content.stage,
-                {**content.arguments(spec, run.lake), **expected},
-                max(run.recipe.compute.chunk_rows, LIGHT_ROWS) if content.light else run.recipe.compute.chunk_rows,
-                content.task_rows(spec),
-            ),
-            rows.select(list(dict.fromkeys(("item_id", "content_hash", *content.stage.reads)))),
-            compute,
-            run.provenance(),
-            view.advance,
+            content.name,
+            encoder.fingerprint,
+            content.stage,
+            {**content.arguments(spec, run.lake), **expected},
+            content.kind(spec),
+            max(run.recipe.compute.chunk_rows, LIGHT_ROWS) if content.light else run.recipe.compute.chunk_rows,
+            content.task_rows(spec),
         )
+        counts = embed(job, found, compute, run.provenance(), view.advance)
         view.count(counts)
         view.note(compute.name, where=compute.name)
-    check_stage_budget(counts, run.recipe.budget, _files(run, counts, rows))
+    check_stage_budget(counts, run.recipe.budget, _files(run, snapshot, counts) if counts.quarantined else [])
 
 
-def _files(run: Run, counts: Counts, rows: pl.DataFrame) -> list[str]:
+def _files(run: Run, snapshot: Snapshot, counts: Counts) -> list[str]:
     """Return the catalogue files from which refused items were read."""
-    if not counts.quarantined:
-        return []
-    refused = open_rows(run.lake).filter(pl.col("stage") == counts.stage)["subject"].to_list()
-    sources = rows.filter(pl.col("item_id").is_in(refused))["source"]
+    refused = open_rows(run.lake).filter(pl.col("stage") == counts.stage)["subject"]
+    sources = snapshot.catalogue(run.lake, ["source"], refused.drop_nulls())["source"]
     return sources.str.replace(r"@\w+$", "").unique().sort().to_list()

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from flows.runtime.budget import check_stage_budget
@@ -13,10 +12,9 @@ from flows.runtime.run import Run
 from flows.snapshot import Snapshot
 from flows.steps.behaviour import fit_behaviour, training_input
 from flows.steps.fitted_artifacts import FittedArtifacts
-from flows.steps.given import Given
 from flows.steps.task import step
 from flows.steps.trainer import ray_trainer, trainer_in_process
-from flows.steps.vectors import ItemVectors, fuse_gathered, gather_inputs
+from flows.steps.vectors import ItemVectors, VectorInputs, fuse_gathered, gather_inputs
 from learning.threads import one_thread
 from learning.trainer import Trainer
 from pipelines.collaborative.newest_pairs import NewestPairs
@@ -66,13 +64,11 @@ class FitInput:
 
 
 @step
-def fit_input(
-    run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef], given: Given
-) -> FitInput:
+def fit_input(run: Run, snapshot: Snapshot, inputs: VectorInputs, encoders: dict[str, EncoderRef]) -> FitInput:
     """Fit behaviour on the snapshot, and gather the vectors of its items."""
     references, newest = fit_behaviour(run, snapshot)
     encoders = {**encoders, **references}
-    return FitInput(encoders, gather_inputs(run, items, encoders, given), newest)
+    return FitInput(encoders, gather_inputs(run, inputs, encoders), newest)
 
 
 @step

@@ -1,13 +1,13 @@
-"""Execution of stages in this process or on a Ray cluster, with the same resulting bytes.
+"""Execution of jobs in this process or on a Ray cluster, with the same resulting bytes.
 
-`Compute.run` executes a function; `Compute.map` streams Arrow batches through a stage. This module holds every
-`map_batches` call. The cluster (`pipelines.compute.cluster`) is connected to on first use.
+`Compute.run` executes a function; `Compute.map` a job, unit by unit. This module holds every `map_batches` call. The
+cluster (`pipelines.compute.cluster`) is connected to on first use.
 """
 
 import re
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain, islice
@@ -28,10 +28,12 @@ from tokenizer.arrays.vectors import SPAN, Items, Rows
 
 P = ParamSpec("P")
 R = TypeVar("R")
+U = TypeVar("U", contravariant=True)
+D = TypeVar("D", covariant=True)
 ProgressReport = str | tuple[str, Mapping[str, float], int] | None
 """A line of progress, or the label of a training and the row of an epoch; None at the end."""
 MAX_BLOCKS = 1 << 10
-"""Blocks of a stage of many rows: each costs the cluster some milliseconds, whatever is in it."""
+"""Blocks of a job of many units: each costs the cluster some milliseconds, whatever is in it."""
 RETRIES = 2
 """Further tries of a function whose worker died."""
 
@@ -40,24 +42,21 @@ class WorkerDied(RuntimeError):
     """Raised when a process that runs a stage dies: killed, out of memory, or crashed by a row."""
 
 
-class Stage(Protocol):
-    """A map from an Arrow batch to an Arrow batch with the same rows. Heavy models load in `__init__`.
+class Job(Protocol[U, D]):
+    """Work on units, such as rows of a file, in processes that load something first, such as a model.
 
-    `reads` names the columns it needs and may drop, `adds` the columns it appends; `apply` checks both. Every stage
-    appends `reason`, which is null for an accepted row and else the quarantine reason, and `detail`.
+    `stage` names it in `compute.stages`, and tells by `uses_gpu` whether it wants a GPU.
     """
 
     @property
-    def reads(self) -> tuple[str, ...]: ...
+    def stage(self) -> Callable[..., Any]: ...
 
-    @property
-    def adds(self) -> tuple[str, ...]: ...
-
-    def __call__(self, batch: pa.Table) -> pa.Table: ...
+    def start(self) -> Callable[[U], D]:
+        """Load what is needed; return the function of a unit."""
 
 
 class Compute(Protocol):
-    """Executor of functions and stages."""
+    """Executor of functions and jobs."""
 
     name: str
 
@@ -70,33 +69,11 @@ class Compute(Protocol):
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the function's result, computed on one thread: fits must give the same bytes on every machine."""
 
-    def map(
-        self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
-    ) -> Iterator[pa.Table]: ...
+    def map(self, job: Job[U, D], units: Sequence[U]) -> Iterator[tuple[int, D]]:
+        """Yield the number of each unit of a job and what is made of it, in any order."""
 
     def shared(self, rows: Rows) -> Rows:
         """Return vectors for an argument of `run`, readable where it runs."""
-
-
-def chunks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
-    """Yield consecutive slices of at most `rows` rows."""
-    for start in range(0, table.num_rows, rows):
-        yield table.slice(start, rows)
-
-
-def apply(stage: Stage, batch: pa.Table) -> pa.Table:
-    """Run the stage on `batch`; raise TypeError if input or output differs from what the stage declares."""
-    name = type(stage).__name__
-    if missing := set(stage.reads) - set(batch.column_names):
-        raise TypeError(f"stage {name} reads columns {sorted(missing)}, but its input only has {batch.column_names}")
-    answer = stage(batch)
-    given, got, added = set(batch.column_names), set(answer.column_names), set(stage.adds)
-    if not given - set(stage.reads) | added <= got <= given | added or answer.num_rows != batch.num_rows:
-        raise TypeError(
-            f"stage {name} returned {answer.num_rows} rows with columns {sorted(got)} for {batch.num_rows} rows with "
-            f"columns {sorted(given)}; it declares that it reads {sorted(stage.reads)} and adds {sorted(added)}"
-        )
-    return answer
 
 
 class InProcess:
@@ -115,14 +92,9 @@ class InProcess:
         with one_thread():
             return function(*args, **kwargs)
 
-    def map(
-        self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
-    ) -> Iterator[pa.Table]:
-        if table.num_rows == 0:
-            return
-        stage = make(**arguments)
-        for batch in chunks(table, rows):
-            yield apply(stage, batch)
+    def map(self, job: Job[U, D], units: Sequence[U]) -> Iterator[tuple[int, D]]:
+        work = job.start() if units else None
+        yield from ((number, work(unit)) for number, unit in enumerate(units) if work)
 
     def shared(self, rows: Rows) -> Rows:
         return rows
@@ -160,24 +132,25 @@ class OnRay:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    def map(
-        self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
-    ) -> Iterator[pa.Table]:
-        """Stream `table` in batches of `rows` rows through actors that hold the stage; results come in any order.
+    def map(self, job: Job[U, D], units: Sequence[U]) -> Iterator[tuple[int, D]]:
+        """Send units through actors that hold what the job starts.
 
-        Of many rows, several batches are sent and returned together, as a block.
-        Raise WorkerDied if an actor dies: the batches it held are lost, those already returned are not.
+        Of many units, several are sent and returned together, as a block. Raise WorkerDied if an actor dies: the units
+        that it and others held are not yielded.
         """
         import ray.data
         import ray.exceptions
+        from ray import cloudpickle
         from ray.util.annotations import RayDeprecationWarning
 
-        if table.num_rows == 0:
+        if not units:
             return
         connect(self._spec)
-        blocks = list(chunks(table, rows * max(1, table.num_rows // (rows * MAX_BLOCKS))))
-        stage, workers = placement(self._spec, make, len(blocks), ray.cluster_resources())
-        actor = _actor_of(make, arguments, max(1, int(stage.num_cpus), machine_cpus() // workers))
+        table = pa.table({"number": range(len(units)), "unit": [cloudpickle.dumps(unit) for unit in units]})
+        each = max(1, len(units) // MAX_BLOCKS)
+        blocks = [table.slice(start, each) for start in range(0, len(units), each)]
+        stage, workers = placement(self._spec, job.stage, len(blocks), ray.cluster_resources())
+        actor = _actor_of(job, max(1, int(stage.num_cpus), machine_cpus() // workers))
         with warnings.catch_warnings():
             # Deprecated, but the only way in the pinned version to make the stage fail when an actor dies. A retried
             # stage resumes after its last commit.
@@ -185,7 +158,7 @@ class OnRay:
             dataset = ray.data.from_arrow(blocks).map_batches(
                 actor,
                 batch_format="pyarrow",
-                batch_size=rows,
+                batch_size=None,
                 compute=ray.data.ActorPoolStrategy(size=workers),
                 num_cpus=stage.num_cpus,
                 num_gpus=stage.num_gpus,
@@ -193,11 +166,14 @@ class OnRay:
                 ray_remote_args_fn=lambda: {"max_restarts": 0},
             )
         try:
-            yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+            for done in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+                for number, made in zip(done["number"].to_pylist(), done["made"].to_pylist(), strict=True):
+                    yield number, cloudpickle.loads(made)
         except ray.exceptions.RayActorError as error:
+            name = job.stage.__name__
             if error.actor_init_failed:
-                raise StageError(f"stage {make.__name__} could not start: {str(error).splitlines()[-1]}") from error
-            raise WorkerDied(f"a worker of stage {make.__name__} died; {_exit_of(str(error))}") from error
+                raise StageError(f"stage {name} could not start: {str(error).splitlines()[-1]}") from error
+            raise WorkerDied(f"a worker of stage {name} died; {_exit_of(str(error))}") from error
 
     def shared(self, rows: Rows) -> Rows:
         connect(self._spec)
@@ -287,18 +263,21 @@ def _exit_of(message: str) -> str:
     return found[0] if found else message.splitlines()[0]
 
 
-def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: int) -> type:
-    """Return a class for Ray Data actors: the stage, with the thread count of its share of the machine."""
+def _actor_of(job: Job[Any, Any], threads: int) -> type:
+    """Return a class for Ray Data actors: what a job starts, with the thread count of its share of the machine."""
 
-    class StageActor:
+    class JobActor:
         def __init__(self) -> None:
             fix_threads(threads)
-            self._stage = make(**arguments)
+            self._work = job.start()
 
         def __call__(self, batch: pa.Table) -> pa.Table:
-            return apply(self._stage, batch)
+            from ray import cloudpickle
 
-    return StageActor
+            made = [cloudpickle.dumps(self._work(cloudpickle.loads(unit))) for unit in batch["unit"].to_pylist()]
+            return batch.select(["number"]).append_column("made", pa.array(made, pa.binary()))
+
+    return JobActor
 
 
 def _result_of(answers: Any) -> Any:

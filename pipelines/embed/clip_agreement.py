@@ -3,6 +3,8 @@
 A catalogue whose pictures were joined to the wrong items looks valid row by row; here it scores near chance.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -17,15 +19,28 @@ from tokenizer.arrays.items import tie_keys
 SAMPLE, NEAR = 500, 10
 
 
-def check_clip_agreement(
-    lake: Lake, spec: ImageSpec, fingerprint: str, pictured: pl.DataFrame
-) -> dict[str, float] | None:
-    """Return the figures of `agreement` for a deterministic sample of (item_id, content_hash, title).
+def titled_sample(pictured: pl.DataFrame, titles: Callable[[pl.Series], pl.DataFrame]) -> pl.DataFrame:
+    """Return a deterministic sample of items (item_id, content_hash) that have a title, with it.
 
-    Return None if fewer than two sampled items have a title and a vector.
+    `titles` returns (item_id, title) of some items.
     """
-    titled = pictured.filter(pl.col("title").fill_null("").str.strip_chars() != "")
-    sample = titled[np.argsort(tie_keys(titled["item_id"].to_arrow()), kind="stable")[:SAMPLE].tolist()]
+    ids = pictured["item_id"].to_arrow()
+    order, sample, start = np.argsort(tie_keys(ids), kind="stable"), list[pl.DataFrame](), 0
+    while start < len(order) and sum(each.height for each in sample) < SAMPLE:
+        some = pictured[order[start : 2 * start + 2 * SAMPLE]]  # ever more, in case that few items have a title
+        found = some.join(titles(some["item_id"]).select("item_id", "title"), on="item_id", maintain_order="left")
+        sample.append(found.filter(pl.col("title").fill_null("").str.strip_chars() != ""))
+        start += some.height
+    return pl.concat(sample).head(SAMPLE)
+
+
+def check_clip_agreement(
+    lake: Lake, spec: ImageSpec, fingerprint: str, sample: pl.DataFrame
+) -> dict[str, float] | None:
+    """Return the figures of `agreement` for a sample of (item_id, content_hash, title).
+
+    Return None if fewer than two sampled items have a vector.
+    """
     stored = read_vectors(lake, "image", fingerprint, sample)
     if stored is None or stored.present.sum() < 2:
         return None

@@ -1,4 +1,4 @@
-"""The encoder protocol, fingerprints, and the isolation of rows that make an encoder fail."""
+"""The protocols of encoders and stages, fingerprints, and the isolation of rows that make an encoder fail."""
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
@@ -30,6 +31,22 @@ class Encoder(Protocol[C]):
     """Encoder of N contents (texts, decoded images) to float32 (N, D); deterministic on one build."""
 
     def encode(self, contents: Sequence[C]) -> Vectors: ...
+
+
+class Stage(Protocol):
+    """A map from an Arrow batch to an Arrow batch with the same rows. Heavy models load in `__init__`.
+
+    `reads` names the columns it needs and may drop, `adds` the columns it appends; `apply` checks both. Every stage
+    appends `reason`, which is null for an accepted row and else the quarantine reason, and `detail`.
+    """
+
+    @property
+    def reads(self) -> tuple[str, ...]: ...
+
+    @property
+    def adds(self) -> tuple[str, ...]: ...
+
+    def __call__(self, batch: pa.Table) -> pa.Table: ...
 
 
 class EncoderSettings(Protocol):
@@ -64,6 +81,21 @@ class EncoderKind:
     text_tower: bool = False
     options: type[BaseModel] | None = None
     bfloat16: bool = False
+
+
+def apply(stage: Stage, batch: pa.Table) -> pa.Table:
+    """Run the stage on `batch`; raise TypeError if input or output differs from what the stage declares."""
+    name = type(stage).__name__
+    if missing := set(stage.reads) - set(batch.column_names):
+        raise TypeError(f"stage {name} reads columns {sorted(missing)}, but its input only has {batch.column_names}")
+    answer = stage(batch)
+    given, got, added = set(batch.column_names), set(answer.column_names), set(stage.adds)
+    if not given - set(stage.reads) | added <= got <= given | added or answer.num_rows != batch.num_rows:
+        raise TypeError(
+            f"stage {name} returned {answer.num_rows} rows with columns {sorted(got)} for {batch.num_rows} rows with "
+            f"columns {sorted(given)}; it declares that it reads {sorted(stage.reads)} and adds {sorted(added)}"
+        )
+    return answer
 
 
 def describe_encoder(spec: EncoderSettings) -> dict[str, Any]:

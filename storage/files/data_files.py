@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Lock
@@ -277,6 +278,28 @@ def _check_footer(files: Files, file: DataFile) -> None:
         raise missing(files, file) from error
     if not right:
         raise corrupt(files, file)
+
+
+def consecutive(dataset: ds.FileSystemDataset, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+    """Read rows of a data set of one file, at least one, without the row groups that hold none of them."""
+    (fragment,) = dataset.get_fragments()
+    ends = np.cumsum([fragment.metadata.row_group(group).num_rows for group in range(fragment.metadata.num_row_groups)])
+    first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
+    some = [fragment.subset(row_group_ids=list(range(first, last + 1)))]
+    narrowed = ds.FileSystemDataset(some, dataset.schema, dataset.format, dataset.filesystem)
+    before = int(ends[first - 1]) if first else 0
+    return narrowed.to_table(columns=list(columns)).slice(start - before, stop - start)
+
+
+@contextmanager
+def reading(files: Files, dataset: ds.FileSystemDataset) -> Iterator[None]:
+    """Raise DataCorrupt for the damaged file if Arrow fails to read one."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        for path in dataset.files:
+            check_whole(files, path)
+        raise DataCorrupt(f"the table {files.uri} cannot be read: {error}") from error
 
 
 RESTORE = "Restore the file from a backup of the lake; `sidmill lake verify` lists all damaged files."

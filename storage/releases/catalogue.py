@@ -28,7 +28,7 @@ def catalogue(
     """
     where = None if as_of is None else ds.field("arrived_at") <= as_of
     wanted = None if columns is None else list(dict.fromkeys(["item_id", "revision", *columns]))
-    frame = _in_order(lake.frame("items", version, wanted, where, items_among(among)), "item_id", "revision")
+    frame = _in_order(lake.frame("items", version, wanted, where, items_among(among), "item_id"), "item_id", "revision")
     newest = frame["item_id"][:-1] != frame["item_id"][1:]
     return frame if newest.all() else frame.filter(newest.extend_constant(True, 1))
 
@@ -53,7 +53,7 @@ def segments(
     SIDs of erased items are not among them.
     """
     where = in_segments(codebook, assignments) & ~nameless()
-    return _in_order(lake.frame("sids", version, columns, where, items_among(among)), "item_id")
+    return _in_order(lake.frame("sids", version, columns, where, items_among(among), "item_id"), "item_id")
 
 
 def _in_order(rows: pl.DataFrame, *columns: str) -> pl.DataFrame:

@@ -24,8 +24,9 @@ from flows.recipe import Recipe as Settings
 from flows.report.samples import sample_views
 from flows.runtime.run import open_run
 from flows.snapshot import Snapshot, added_events, take_snapshot
+from flows.steps.given import Given
 from flows.steps.publish import publish_model
-from flows.steps.vectors import gather_inputs
+from flows.steps.vectors import VectorInputs, gather_inputs
 from flows.train import model_key, resumable_production_model, train
 from pipelines.fusion.frozen import Fusion
 from sidmill.release import open_trie
@@ -130,7 +131,7 @@ def test_a_night_folds_new_items_into_behaviour_and_moves_no_vector(
     assert len(manifest.encoders["collaborative"].details["slices"]) == 2
     with open_run("nightly", lake.uri, recipe, {}) as run:
         items = take_snapshot(run, None, None).catalogue(lake, among=["i0040", "i0041", "i0000"])
-        gathered = gather_inputs(run, items, manifest.encoders)
+        gathered = gather_inputs(run, VectorInputs(items, {}, Given()), manifest.encoders)
         run.done()
     assert gathered.modalities["collaborative"].present.tolist() == [True, True, False]  # i0000, i0040, i0041
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.compute.executors import apply
 from pipelines.embed.attributes import EARTH_KM, MultiHot, SphericalFourierFeatures, place_of, values_of
-from pipelines.embed.protocol import Vectors
+from pipelines.embed.protocol import Vectors, apply
 from pipelines.embed.stages import EmbedAttributes
 from pipelines.spec import AttributesSpec, CoordinatesSpec
 

@@ -13,8 +13,9 @@ from ray.exceptions import WorkerCrashedError
 
 import tokenizer.arrays.vectors
 from learning.progress import emit, progress_listener
-from pipelines.compute.executors import InProcess, OnRay, RayWork, apply
+from pipelines.compute.executors import InProcess, OnRay, RayWork
 from pipelines.compute.shared_rows import StoredRows, shared
+from pipelines.embed.protocol import apply
 from pipelines.spec import ComputeSpec
 from tokenizer.arrays.scratch import FileRows
 from tokenizer.arrays.types import Floats
@@ -49,7 +50,7 @@ def test_a_stage_may_drop_what_it_reads_and_nothing_else():
 
 def test_a_batch_without_the_column_a_stage_reads_is_refused_before_the_stage_sees_it():
     with pytest.raises(TypeError, match=r"reads columns \['text'\], but its input only has"):
-        list(InProcess(ComputeSpec()).map(Double, {}, BATCH.drop_columns(["text"]), 10))
+        apply(Double(), BATCH.drop_columns(["text"]))
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -2,7 +2,7 @@
 
 from flows.candidates import ITEM_STAGES
 from flows.recipe import Recipe
-from flows.steps.embed import content_columns, contents
+from flows.steps.embed import contents
 from pipelines.embed.content_modalities import CONTENT_MODALITIES
 from pipelines.modalities import CONTENT, ENCODED, MADE_HERE
 from pipelines.spec import PLACED
@@ -17,9 +17,8 @@ def test_records_names_and_sections_agree() -> None:
     assert [f"embed {name}" for name in names] == list(ITEM_STAGES[: len(names)])
 
 
-def test_a_recipe_reads_content_only_if_it_has_a_section_for_it() -> None:
-    assert content_columns(Recipe()) == ["deleted"]
+def test_a_recipe_has_the_contents_of_its_sections() -> None:
+    assert contents(Recipe()) == []
     for each in CONTENT_MODALITIES:
         recipe = Recipe.model_validate({each.name: {}})
         assert [found.name for found, _ in contents(recipe)] == [each.name]
-        assert "attributes" in content_columns(recipe)

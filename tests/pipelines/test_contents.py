@@ -6,14 +6,12 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import polars as pl
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.embed import contents
 from pipelines.embed.attributes import values_of
 from storage.files.store import sha256
-from tokenizer.arrays.executor import LOCAL_THREADS
 
 WORDS = st.text(alphabet='ab é"\\', max_size=3)
 VALUES = WORDS | st.lists(WORDS, max_size=2)
@@ -49,10 +47,8 @@ def test_contents_of_many_parts_are_those_of_each_item(
     }
     schema = {"item_id": pl.String, "title": pl.String, "attributes": pl.String, "images": pl.List(pl.String)}
     frame = pl.DataFrame(rows, schema)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contents, "PART_ROWS", 2)
-        texts = contents.items_text(frame, FIELDS, LOCAL_THREADS)
-        values = contents.items_content(frame, partial(values_of, fields=["brand", "tags"]), LOCAL_THREADS)
+    texts = contents.items_text(frame, FIELDS)
+    values = contents.items_content(frame, partial(values_of, fields=["brand", "tags"]))
     expected = [plain_text(title, attributes) for title, attributes, _ in items]
     assert texts["text"].to_list() == expected
     assert texts["content_hash"].to_list() == [content_hash(text) for text in expected]

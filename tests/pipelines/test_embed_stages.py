@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from made_contents import kind_of, made_contents
 from test_encoders import WHO
 from test_images import picture
 
@@ -31,8 +32,8 @@ from tokenizer.arrays.executor import LOCAL_THREADS
 
 
 def run_embed(lake: Lake, compute: object, items: pl.DataFrame, make: type, arguments: dict[str, object]):  # type: ignore[no-untyped-def]
-    job = EncodingJob("image", "print", make, arguments, 4)
-    return embed(lake, job, items, compute, WHO, lambda rows: None)  # type: ignore[arg-type]
+    job = EncodingJob(lake, "image", "print", make, arguments, kind_of(make), 4)
+    return embed(job, made_contents(items, make), compute, WHO, lambda rows: None)  # type: ignore[arg-type]
 
 
 def test_bad_images_are_quarantined_good_ones_embedded_and_a_rerun_encodes_nothing(tmp_path: Path) -> None:
@@ -63,20 +64,20 @@ class OneNumber:
         return pa.table({**{name: batch.column(name) for name in ("item_id", "content_hash")}, **added})
 
 
-def test_many_items_take_a_bounded_number_of_commits_and_a_rerun_has_commits_of_the_same_size(
+def test_many_items_take_a_bounded_number_of_commits_and_a_rerun_makes_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipelines.embed.embed, "COMMITS", 5)
+    monkeypatch.setattr(pipelines.embed.embed, "UNITS", 5)
     names = [f"{number:03d}" for number in range(102)]
     items = pl.DataFrame({"item_id": names, "content_hash": names, "number": range(102)})
     whole, cut = Lake(str(tmp_path / "whole")), Lake(str(tmp_path / "cut"))
 
-    def stored(lake: Lake) -> list[int]:
-        return [lake.version("vectors"), lake.frame("vectors").height]
+    def stored(lake: Lake) -> set[str]:
+        return {each.name for each in Lake(lake.uri).data_files("vectors")}
 
     run_embed(whole, InProcess(ComputeSpec()), items, OneNumber, {})
-    made = stored(Lake(whole.uri))
-    assert made[1] == 102
+    assert len(stored(whole)) == 5
+    assert whole.rows("vectors") == 102
     done = 0
 
     def interrupted(rows: int) -> None:
@@ -85,20 +86,22 @@ def test_many_items_take_a_bounded_number_of_commits_and_a_rerun_has_commits_of_
         if done > 60:
             raise KeyboardInterrupt
 
+    job = EncodingJob(cut, "image", "print", OneNumber, {}, kind_of(OneNumber), 4)
     with pytest.raises(KeyboardInterrupt):
-        embed(cut, EncodingJob("image", "print", OneNumber, {}, 4), items, InProcess(ComputeSpec()), WHO, interrupted)
-    assert 0 < stored(cut)[1] < 102
+        embed(job, made_contents(items), InProcess(ComputeSpec()), WHO, interrupted)
+    assert 0 < len(stored(cut)) < 5
     counts = run_embed(cut, InProcess(ComputeSpec()), items, OneNumber, {})
     assert counts.unchanged == 102 - counts.out
-    assert stored(cut) == made
+    assert stored(cut) == stored(whole)
 
 
 @pytest.mark.parametrize(
     ("chunk_rows", "items", "expected"),
     [(256, 12_101, 256), (256, 65_536, 256), (256, 1_000_000, 3_907), (256, 10_000_000, 16_384), (65_536, 9, 65_536)],
 )
-def test_a_commit_has_rows_by_the_size_of_the_stage(chunk_rows: int, items: int, expected: int) -> None:
-    assert EncodingJob("text", "print", OneNumber, {}, chunk_rows).commit_rows(items) == expected
+def test_a_unit_has_rows_by_the_size_of_the_stage(chunk_rows: int, items: int, expected: int) -> None:
+    job = EncodingJob(Lake(""), "text", "print", OneNumber, {}, kind_of(OneNumber), chunk_rows)
+    assert job.unit_rows(items) == expected
 
 
 def test_the_pictures_of_an_item_are_pooled_and_a_bad_one_costs_itself_only(tmp_path: Path) -> None:
@@ -189,7 +192,7 @@ def test_where_every_row_is_deadly_the_stage_fails(tmp_path: Path) -> None:
         def run(self, *_: object) -> None:
             raise NotImplementedError
 
-        def map(self, *_: object) -> Iterator[pa.Table]:
+        def map(self, *_: object) -> Iterator[object]:
             self.deaths += 1
             raise WorkerDied("killed")
             yield
@@ -202,46 +205,42 @@ def test_where_every_row_is_deadly_the_stage_fails(tmp_path: Path) -> None:
     assert compute.deaths < 20
 
 
-def test_a_stage_gives_the_same_vectors_in_process_and_on_ray(tmp_path: Path, ray_cluster: None) -> None:
-    texts = pa.table(
-        {"item_id": ["a", "b", "c", "d"], "content_hash": list("1234"), "text": ["a cat", "a dog", "the moon", ""]}
-    )
-    spec = ComputeSpec(chunk_rows=2, encoder_workers=1)
-    arguments = {"spec": TextSpec()}
-    tables = [
-        pl.concat([pl.DataFrame(batch) for batch in compute.map(EmbedText, arguments, texts, 2)]).sort("item_id")
-        for compute in (InProcess(spec), OnRay(spec))
-    ]
-    assert tables[0]["reason"].to_list() == [None, None, None, "empty_text"]
+def test_a_stage_stores_the_same_files_in_process_and_on_ray(tmp_path: Path, ray_cluster: None) -> None:
+    texts = ["a cat", "a dog", "the moon", "", "a red hat"]
+    items = pl.DataFrame({"item_id": list("abcde"), "content_hash": list("12345"), "text": texts})
+    spec = ComputeSpec(encoder_workers=2)
+    lakes = []
+    for name, compute in (("here", InProcess(spec)), ("ray", OnRay(spec))):
+        lakes.append(Lake(str(tmp_path / name)))
+        counts = run_embed(lakes[-1], compute, items, EmbedText, {"spec": TextSpec()})
+        assert (counts.out, counts.by_reason) == (4, {"empty_text": 1})
+    tables = [each.frame("vectors", columns=["item_id", "content_hash", "vector"]).sort("item_id") for each in lakes]
     assert tables[0].drop("vector").equals(tables[1].drop("vector"))
-    vectors = [np.array(table["vector"].to_list()[:3]) for table in tables]
+    vectors = [np.array(table["vector"].to_list()) for table in tables]
     assert np.allclose(vectors[0], vectors[1], atol=1e-6)
 
 
-def counting() -> type:
-    """Return a stage that writes the number of rows it gets at a time beside each; workers get its code."""
+def doubling() -> type:
+    """Return a job on numbers; workers get its code."""
 
-    class Counting:
-        reads, adds = ("number",), ("rows", "reason", "detail")
+    class Doubling:
+        class stage:  # noqa: N801 - its name is that of a stage
+            name = "doubling"
 
-        def __call__(self, batch: pa.Table) -> pa.Table:
-            none = pa.nulls(batch.num_rows, pa.string())
-            rows = pa.array([batch.num_rows] * batch.num_rows)
-            return batch.append_column("rows", rows).append_column("reason", none).append_column("detail", none)
+        def start(self) -> Callable[[int], int]:
+            return lambda number: 2 * number
 
-    return Counting
+    return Doubling
 
 
-def test_many_rows_are_sent_in_few_blocks_and_a_stage_still_gets_the_rows_that_it_asks_for(
+def test_many_units_are_sent_in_few_blocks_and_each_is_done_once(
     monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
     monkeypatch.setattr(executors, "MAX_BLOCKS", 3)
-    table, compute = pa.table({"number": range(41)}), OnRay(ComputeSpec(encoder_workers=2))
-    blocks = [pl.DataFrame(block) for block in compute.map(counting(), {}, table, 2)]
-    assert sorted(block.height for block in blocks) == [5, 12, 12, 12]
-    rows = pl.concat(blocks).sort("number")
-    assert rows["number"].to_list() == list(range(41))
-    assert rows["rows"].to_list() == [2] * 40 + [1]
+    units = list(range(100, 120))
+    for compute in (InProcess(ComputeSpec()), OnRay(ComputeSpec(encoder_workers=2))):
+        assert sorted(compute.map(doubling()(), units)) == [(number, 200 + 2 * number) for number in range(20)]
+        assert list(compute.map(doubling()(), [])) == []
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from made_contents import kind_of, made_contents
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
@@ -228,9 +229,8 @@ def test_one_changed_text_of_100_is_encoded_and_another_model_writes_beside_the_
         names = [f"{row:03d}" for row in range(len(texts))]
         items = pl.DataFrame({"item_id": names, "content_hash": hashes, "text": texts})
         mark = fingerprint(describe_text(spec))
-        counts = embed(
-            lake, EncodingJob("text", mark, Counted, {"spec": spec}, 50), items, compute, WHO, lambda rows: None
-        )
+        job = EncodingJob(lake, "text", mark, Counted, {"spec": spec}, kind_of(Counted), 50)
+        counts = embed(job, made_contents(items, Counted), compute, WHO, lambda rows: None)
         found = read_vectors(lake, "text", mark, items)
         assert found is not None
         assert found.present.all()

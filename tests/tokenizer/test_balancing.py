@@ -4,7 +4,7 @@ import numpy as np
 import ot
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -13,6 +13,7 @@ from tokenizer.arrays.executor import LOCAL_THREADS
 from tokenizer.arrays.items import tie_keys
 from tokenizer.arrays.vectors import ArrayRows, Items
 from tokenizer.balancing import assign_level as assignment
+from tokenizer.balancing import rounding
 from tokenizer.balancing.assign_level import assign_level, balanced_assign, room_left
 from tokenizer.balancing.costs import CentroidLevel, Residual
 from tokenizer.balancing.prefix_capacity import PrefixCapacity
@@ -228,7 +229,13 @@ def slow_hash(item: bytes) -> int:
     return state * odd % 2**64
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.fixture(params=[2, rounding.AT_ONCE], ids=["code by code", "at once"])
+def _at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounding, "AT_ONCE", request.param)
+
+
+@pytest.mark.usefixtures("_at_once")
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=40), st.lists(st.integers(0, 4), min_size=5))
 def test_a_contested_code_goes_to_those_who_would_regret_most(asks: list[tuple[int, int]], room: list[int]) -> None:
     """Against sorting each code's askers: most regret first, then order of tie key."""
@@ -254,7 +261,8 @@ def test_rows_are_put_in_order_of_key_and_then_of_row_however_long_the_keys_are(
     assert _sorted_rows(keys).dtype == np.int64
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.usefixtures("_at_once")
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30),
     st.lists(st.integers(0, 6), min_size=4, max_size=4),

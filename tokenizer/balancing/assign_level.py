@@ -31,8 +31,8 @@ REFINE_ROWS = LEAD
 """Items of the large sample."""
 LOOKUPS = 3
 """Times that candidates are looked up on the small sample."""
-LIST = 48
-"""Longest list of cheapest codes of an item."""
+LIST, SHORT_LIST = 48, 16
+"""Longest list of cheapest codes of an item, and the length that is kept however many items wait."""
 LIST_CELLS = 1 << 25
 """Costs held at once: entries of all lists, or items times codes of a task."""
 LIST_ROWS = 1 << 14
@@ -40,8 +40,6 @@ LIST_ROWS = 1 << 14
 BID_ROWS = 1 << 14
 """Items that a thread moves along their lists at a time."""
 LARGEST = np.finfo(np.float32).max
-SHORT_LIST = 16
-"""List length that is kept however many items wait."""
 BIT_SET = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").view(np.bool_)
 OCTETS = np.where(BIT_SET, np.float32(np.inf), np.float32(0))
 """Costs added for each byte of a bitmap of closed codes; 4 times as fast as setting them by a mask."""
@@ -79,24 +77,26 @@ def assign_level(
 
     It is the cheapest code if neither room nor prefixes bind. `prefix_Nl` are the codes so far, in item order; a row
     without codes (-1) gets none. `room_K` is the number of items each code still takes, and is reduced in place.
-    `price_K` are the prices of an earlier, similar assignment. An item's code does not depend on the order of the
-    items.
+    `price_K` are the prices of an earlier, similar assignment. The order of the items changes no code.
     """
     reached: NDArray[np.bool_] = np.all(prefix_Nl >= 0, axis=1)
     alive = items.order if reached.all() else items.order[reached[items.order]]
-    codes_N = np.full(len(items), -1, np.int32)
     if not len(alive) or not room_K.any():
-        return LevelCodes(codes_N, codes_N.copy(), np.zeros(level.codes))
+        none = np.full(len(items), -1, np.int32)
+        return LevelCodes(none, none.copy(), np.zeros(level.codes))
     prices = _prices(level, items, prefix_Nl, alive, room_K, price_K)
     closed = np.where(room_K > 0, prices, np.inf).astype(np.float32)
-    task = partial(_two_cheapest, level, closed)
-    found = list(work.map(task, items, [(start, stop, prefix_Nl[start:stop]) for start, stop in pieces(len(items))]))
+    tasks = ((start, stop, prefix_Nl[start:stop]) for start, stop in pieces(len(items)))
+    found = list(work.map(partial(_two_cheapest, level, closed), items, tasks))
     first_N = np.concatenate([code for code, _ in found])
     regret_N = np.concatenate([regret for _, regret in found])
     del found
     accepted, _ = accept(first_N[alive], regret_N[alive], room_K, prefixes, alive)
-    codes_N[alive[accepted]] = first_N[alive[accepted]]
+    del regret_N
     waiting = alive[~accepted]
+    first_N[~reached] = -1
+    codes_N = first_N.copy()
+    codes_N[waiting] = -1
     while len(waiting) and room_K.any():
         late = _Waiting(items, prefix_Nl, waiting, None if prefixes is None else FullCodes(prefixes, waiting))
         lists = _lists(level, late, np.where(room_K > 0, prices, np.inf).astype(np.float32), work)
@@ -104,7 +104,6 @@ def assign_level(
         placed = got >= 0
         codes_N[waiting[placed]] = got[placed]
         waiting = waiting[got == WAITS]
-    first_N[~reached] = -1
     return LevelCodes(codes_N, first_N, prices)
 
 

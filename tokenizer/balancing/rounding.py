@@ -1,5 +1,6 @@
 """Selection of items for contested codes: greatest regret first, then tie key. Rows are in tie-key order."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,9 @@ from numpy.typing import NDArray
 
 from tokenizer.arrays.types import Bools, Floats
 from tokenizer.balancing.prefix_capacity import PrefixCapacity
+
+AT_ONCE = 1 << 20
+"""Items among which is selected at a time: each takes some 60 bytes."""
 
 
 def accept(
@@ -21,7 +25,37 @@ def accept(
 
     A node takes no more items than the SIDs left below it, a code no more than its room. Reduces `room_K` and takes
     from `prefixes`. With `all_open`, every node asked for has a free SID, so nodes of the last level need no look-up.
+    Items that ask for different codes do not compete, so of many items those of some codes are selected at a time.
     """
+    if len(code_N) <= AT_ONCE:
+        return _accept(code_N, regret_N, room_K, prefixes, rows, all_open)
+    accepted, refused = np.zeros(len(code_N), np.bool_), np.zeros(len(code_N), np.bool_)
+    for some in _by_codes(code_N, len(room_K)):
+        chosen = code_N[some], regret_N[some], room_K, prefixes, rows[some], all_open
+        accepted[some], refused[some] = _accept(*chosen)
+    return accepted, refused
+
+
+def _by_codes(code_N: NDArray[np.int32], codes: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the items of consecutive codes, AT_ONCE at the most or those of one code."""
+    asked = np.cumsum(np.bincount(code_N, minlength=codes))
+    low, done = 0, 0
+    while low < codes:
+        high = max(low + 1, int(np.searchsorted(asked, done + AT_ONCE, side="right")))
+        some = np.flatnonzero((code_N >= low) & (code_N < high))
+        if len(some):
+            yield some
+        low, done = high, int(asked[high - 1])
+
+
+def _accept(
+    code_N: NDArray[np.int32],
+    regret_N: Floats,
+    room_K: NDArray[np.int64],
+    prefixes: PrefixCapacity | None,
+    rows: NDArray[np.int64],
+    all_open: bool,
+) -> tuple[Bools, Bools]:
     accepted = np.ones(len(code_N), np.bool_)
     refused = np.zeros(len(code_N), np.bool_)
     keys = np.zeros(0, np.uint64)
