@@ -188,20 +188,17 @@ class Lake:
         where: ds.Expression | None = None,
         among: Among | None = None,
         without: Collection[str] = (),
-        by: str | None = None,
     ) -> pa.Table:
         """Read the rows at `version` (newest by default), with partitions and files pruned by `where`.
 
         `among` is a further condition; only row groups that may hold one of its values are read. Files at the paths
-        `without` are left out. Files come in order of their least value of the column `by`. A table that was never
-        written (or version -1) has no rows. Raise DataCorrupt if a file that is read differs from what was committed.
+        `without` are left out. A table that was never written (or version -1) has no rows. Raise DataCorrupt if a file
+        that is read differs from what was committed.
         """
         if TABLES[table].bookkeeping and where is None and among is None and not without:
             rows = self._all_rows(table, version)
             return rows if columns is None else rows.select(list(columns))
         files = [file for file in self.data_files(table, version) if file.path not in without]
-        if by is not None:
-            files.sort(key=lambda file: file.bounds.get(by, ("",))[0])
         return self._rows(table, files, columns, where, among)
 
     def _all_rows(self, table: str, version: int | None) -> pa.Table:
@@ -231,9 +228,16 @@ class Lake:
         """Read all rows of an open table, at its version, or of some of its files."""
         return self._rows(table, data_files(handle, TABLES[table]) if files is None else files, None)
 
-    def read_files(self, table: str, files: Iterable[DataFile], columns: Sequence[str]) -> pa.Table:
-        """Read the rows of some files of a table, of any versions."""
-        return self._rows(table, list(files), columns)
+    def read_files(
+        self,
+        table: str,
+        files: Iterable[DataFile],
+        columns: Sequence[str] | None,
+        where: ds.Expression | None = None,
+        among: Among | None = None,
+    ) -> pa.Table:
+        """Read the rows of some files of a table, of any versions, file by file in this order."""
+        return self._rows(table, list(files), columns, where, among)
 
     def read_span(self, table: str, file: DataFile, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
         """Read consecutive rows of a file: of its row groups, those that hold some."""
@@ -330,10 +334,9 @@ class Lake:
         columns: Sequence[str] | None = None,
         where: ds.Expression | None = None,
         among: Among | None = None,
-        by: str | None = None,
     ) -> pl.DataFrame:
         """Return `read` as a polars frame."""
-        frame = pl.from_arrow(self.read(table, version, columns, where, among, by=by))
+        frame = pl.from_arrow(self.read(table, version, columns, where, among))
         assert isinstance(frame, pl.DataFrame)
         return frame
 

@@ -35,7 +35,7 @@ from bench.speed.tokenizer import say
 from infra.settings import configure
 from pipelines.compute.cluster import machine_cpus, shutdown
 from pipelines.compute.executors import Compute, OnRay
-from pipelines.embed.contents import Contents, Kind, PartContents
+from pipelines.embed.contents import ContentKind, ItemContents, PartContents
 from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.images import decode_image
 from pipelines.embed.item_rows import PART_ROWS, RowsHere
@@ -49,7 +49,7 @@ from storage.files.store import sha256
 from storage.lake import Lake
 
 CHUNK = ComputeSpec().chunk_rows
-MADE = {"text": Kind(lambda made: made, EmbedText.longest_first), "image": Kind(lambda made: made)}
+MADE = {"text": ContentKind(lambda made: made, EmbedText.longest_first), "image": ContentKind(lambda made: made)}
 """Kinds of contents that are made already."""
 
 
@@ -215,14 +215,14 @@ def embedded(
     return Embedded(items.height / (end - first), first - start, worker)
 
 
-def _contents(items: pl.DataFrame, job: EncodingJob) -> Contents:
+def _contents(items: pl.DataFrame, job: EncodingJob) -> ItemContents:
     """Return where items (item_id, in order; content) lie: here if they are few, else in parts as of a catalogue."""
     numbers = np.arange(items.height, dtype=np.int32)
     if job.kind.order is not None:
         numbers = items.select(pl.arg_sort_by(job.kind.order, descending=True)).to_series().to_numpy().astype(np.int32)
     starts = range(0, items.height, PART_ROWS)
     parts = (PartContents(RowsHere(items[some]), some) for some in (numbers[at : at + PART_ROWS] for at in starts))
-    return Contents(items.select(PAIR), tuple(parts))
+    return ItemContents(items.select(PAIR), tuple(parts))
 
 
 def resident() -> int:

@@ -14,7 +14,7 @@ from pipelines.compute.executors import InProcess
 from pipelines.counts import Counts
 from pipelines.embed.clip_agreement import check_clip_agreement, titled_sample
 from pipelines.embed.content_modalities import CONTENT_COLUMNS, CONTENT_MODALITIES, ContentModality
-from pipelines.embed.contents import Contents, contents_of
+from pipelines.embed.contents import ItemContents, contents_of
 from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.item_rows import item_parts
 from pipelines.embed.protocol import fingerprint
@@ -95,7 +95,7 @@ def embed_items(
     return {name: each.pairs for name, each in found.items()}
 
 
-def _contents(run: Run, snapshot: Snapshot, items: pl.DataFrame) -> dict[str, Contents]:
+def _contents(run: Run, snapshot: Snapshot, items: pl.DataFrame) -> dict[str, ItemContents]:
     """Return the contents of items by modality; in a bootstrap, show settings that name fields which no item has."""
     kinds = {each.name: each.kind(spec) for each, spec in contents(run.recipe)}
     if not kinds:
@@ -143,7 +143,7 @@ def unknown_fields(recipe: Recipe, known: set[str]) -> list[str]:
 
 
 def _embed(
-    run: Run, snapshot: Snapshot, content: ContentModality[Any], spec: Any, encoder: EncoderRef, found: Contents
+    run: Run, snapshot: Snapshot, content: ContentModality[Any], spec: Any, encoder: EncoderRef, found: ItemContents
 ) -> None:
     with run.stage(embed_stage(content.name), found.pairs.height) as view:
         is_here = content.light and len(found.parts) == 1

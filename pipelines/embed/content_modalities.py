@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import polars as pl
 
 from pipelines.embed.attributes import describe_attributes, describe_coordinates, place_of, values_of
-from pipelines.embed.contents import Kind, items_content, items_pictures, items_text
+from pipelines.embed.contents import ContentKind, items_content, items_pictures, items_text
 from pipelines.embed.protocol import describe_encoder
 from pipelines.embed.stages import BATCHES, EmbedAttributes, EmbedImages, EmbedText
 from pipelines.modalities import ATTRIBUTES, COORDINATES, IMAGE, TEXT
@@ -48,9 +48,9 @@ class ContentModality(Generic[S]):
         """True if the stage loads no model."""
         return self.batch is None
 
-    def kind(self, spec: S) -> Kind:
+    def kind(self, spec: S) -> ContentKind:
         """Return how contents are made, and which of them come first."""
-        return Kind(lambda items: self.rows(items, spec), getattr(self.stage, "longest_first", None))
+        return ContentKind(lambda items: self.rows(items, spec), getattr(self.stage, "longest_first", None))
 
     def arguments(self, spec: S, lake: Lake) -> dict[str, Any]:
         """Return the arguments of the stage."""

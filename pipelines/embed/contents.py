@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipelines.embed.item_rows import ItemRows, Numbers, Part
+from pipelines.embed.item_rows import CataloguePart, ItemRows, Numbers
 from storage.files.store import sha256
 from storage.hashing.content_hash import content_hashes
 from storage.hashing.packed import packed_if_all
@@ -61,14 +61,14 @@ def _joined(value: str | list[str]) -> str:
 
 @dataclass(frozen=True)
 class PartContents:
-    """Rows with a content of one modality, and their numbers in `Contents.pairs`, int32 (n,)."""
+    """Rows with a content of one modality, and their numbers in `ItemContents.pairs`, int32 (n,)."""
 
     rows: ItemRows
     places: Numbers
 
 
 @dataclass(frozen=True)
-class Contents:
+class ItemContents:
     """Items with a content of one modality: `pairs` (item_id, content_hash), by item_id, and where their rows lie."""
 
     pairs: pl.DataFrame
@@ -76,7 +76,7 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ContentKind:
     """One kind of content. If stages take some first, `order` sorts contents so, else None."""
 
     make: Make
@@ -93,11 +93,11 @@ class _Found:
 
 def contents_of(
     items: pl.Series,
-    parts: Sequence[Part],
-    kinds: Mapping[str, Kind],
+    parts: Sequence[CataloguePart],
+    kinds: Mapping[str, ContentKind],
     work: Executor,
     advance: Callable[[int], None] = lambda rows: None,
-) -> tuple[dict[str, Contents], set[str]]:
+) -> tuple[dict[str, ItemContents], set[str]]:
     """Return the contents of all items (their ids, in order) by kind, and the names of attributes that items have.
 
     Rows that are here come in the order of encoding, those of files as they lie. `advance` gets numbers of rows.
@@ -113,7 +113,7 @@ def contents_of(
     return {name: _contents(items, parts, each) for name, each in found.items()}, known
 
 
-def _found(kinds: dict[str, Kind], _: Items, rows: ItemRows) -> tuple[dict[str, _Found], set[str]]:
+def _found(kinds: dict[str, ContentKind], _: Items, rows: ItemRows) -> tuple[dict[str, _Found], set[str]]:
     frame = rows.read()
     numbered = frame.with_columns(row=pl.int_range(frame.height, dtype=pl.Int32))
     found = {}
@@ -130,7 +130,7 @@ def attribute_names(frame: pl.DataFrame) -> set[str]:
     return {name for attributes in frame["attributes"].unique() for name in json.loads(attributes)}
 
 
-def _contents(items: pl.Series, parts: Sequence[Part], found: Sequence[_Found]) -> Contents:
+def _contents(items: pl.Series, parts: Sequence[CataloguePart], found: Sequence[_Found]) -> ItemContents:
     """Put together what was found in each part."""
     places = [part.places[each.rows] for part, each in zip(parts, found, strict=True)]
     every = np.concatenate(places)
@@ -141,4 +141,4 @@ def _contents(items: pl.Series, parts: Sequence[Part], found: Sequence[_Found]) 
     pairs = pl.DataFrame([ids.alias("item_id"), hashes[np.argsort(every)].alias("content_hash")])
     number = np.cumsum(has, dtype=np.int32) - np.int32(1)
     rows = (part.rows.take(each.rows) for part, each in zip(parts, found, strict=True))
-    return Contents(pairs, tuple(PartContents(*each) for each in zip(rows, map(number.take, places), strict=True)))
+    return ItemContents(pairs, tuple(PartContents(*each) for each in zip(rows, map(number.take, places), strict=True)))

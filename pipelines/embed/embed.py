@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipelines.compute.executors import Compute, WorkerDied
 from pipelines.counts import Counts
-from pipelines.embed.contents import Contents, Kind
+from pipelines.embed.contents import ContentKind, ItemContents
 from pipelines.embed.item_rows import ItemRows
 from pipelines.embed.protocol import Stage, apply
 from pipelines.places import PAIR
@@ -48,7 +48,7 @@ class EncodingJob:
     fingerprint: str
     stage: Callable[..., Stage]
     arguments: dict[str, Any]
-    kind: Kind
+    kind: ContentKind
     chunk_rows: int
     task_rows: int | None = None
 
@@ -60,13 +60,13 @@ class EncodingJob:
         """
         return max(self.chunk_rows, min(-(-items // UNITS), MAX_ROWS))
 
-    def start(self) -> Callable[[ItemRows], "Encoded"]:
+    def start(self) -> Callable[[ItemRows], "EncodedUnit"]:
         """Load the model; return what encodes a unit."""
         return partial(_encode, self, self.stage(**self.arguments))
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedUnit:
     """Of a unit: how many items have a vector, the files that hold these, and rows (PAIR, reason, detail) to refuse.
 
     `kept` tells of these rows whether the item has a vector of its other parts.
@@ -79,7 +79,7 @@ class Encoded:
 
 def embed(
     job: EncodingJob,
-    contents: Contents,
+    contents: ItemContents,
     compute: Compute,
     provenance: Provenance,
     advance: Callable[[int], None],
@@ -100,7 +100,7 @@ def embed(
     return counts.check()
 
 
-def _units(contents: Contents, stored: NDArray[np.bool_], rows: int) -> list[ItemRows]:
+def _units(contents: ItemContents, stored: NDArray[np.bool_], rows: int) -> list[ItemRows]:
     """Return what is not stored of each `rows` rows of a part, so that a rerun has the units of the run before."""
     units = []
     for part in contents.parts:
@@ -110,7 +110,7 @@ def _units(contents: Contents, stored: NDArray[np.bool_], rows: int) -> list[Ite
     return units
 
 
-def _all_done(job: EncodingJob, units: list[ItemRows], compute: Compute) -> Iterator[tuple[int, Encoded]]:
+def _all_done(job: EncodingJob, units: list[ItemRows], compute: Compute) -> Iterator[tuple[int, EncodedUnit]]:
     """Yield the rows and the result of each unit, even if rows kill the process that encodes them.
 
     The units that a death leaves undone are halved and tried again, until the deadly row is alone. Up to MAX_DEADLY
@@ -143,7 +143,7 @@ def _halves(units: list[ItemRows]) -> list[list[ItemRows]]:
     return [units[:middle], units[middle:]] if middle else []
 
 
-def _encode(job: EncodingJob, stage: Stage, unit: ItemRows) -> Encoded:
+def _encode(job: EncodingJob, stage: Stage, unit: ItemRows) -> EncodedUnit:
     """Make the contents of a unit, encode them, and write their vectors."""
     made = job.kind.make(unit.read())
     if job.kind.order is not None:
@@ -155,18 +155,18 @@ def _encode(job: EncodingJob, stage: Stage, unit: ItemRows) -> Encoded:
     good = frame.filter(pl.col("vector").is_not_null()).select(*PAIR, "vector")
     named = good.with_columns(modality=pl.lit(job.modality), fingerprint=pl.lit(job.fingerprint))
     refused = frame.filter(pl.col("reason").is_not_null())
-    return Encoded(
+    return EncodedUnit(
         good.height,
         VectorFiles.write(job.lake, named) if good.height else None,
         refused.select(*PAIR, "reason", "detail", kept=pl.col("vector").is_not_null()),
     )
 
 
-def _refused(rows: pl.DataFrame, reason: str, detail: str) -> Encoded:
-    return Encoded(0, None, rows.select(*PAIR, reason=pl.lit(reason), detail=pl.lit(detail), kept=False))
+def _refused(rows: pl.DataFrame, reason: str, detail: str) -> EncodedUnit:
+    return EncodedUnit(0, None, rows.select(*PAIR, reason=pl.lit(reason), detail=pl.lit(detail), kept=False))
 
 
-def _commit(job: EncodingJob, done: Encoded, counts: Counts, provenance: Provenance) -> None:
+def _commit(job: EncodingJob, done: EncodedUnit, counts: Counts, provenance: Provenance) -> None:
     """Commit the files of a unit, and quarantine its refused rows."""
     counts.out += done.out
     rejects = []

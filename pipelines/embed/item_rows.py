@@ -88,7 +88,7 @@ class RowsOfFiles:
 
 
 @dataclass(frozen=True)
-class Part:
+class CataloguePart:
     """Rows of some of the items of a run, and the numbers of these among all of them, int32 (n,)."""
 
     rows: ItemRows
@@ -97,14 +97,14 @@ class Part:
 
 def item_parts(
     lake: Lake, items: pl.DataFrame, version: int, as_of: datetime, columns: Sequence[str]
-) -> tuple[Part, ...]:
+) -> tuple[CataloguePart, ...]:
     """Return where the rows of items (item_id, sorted; revision, the newest that is visible) lie in the catalogue.
 
     `columns` are those that will be read, `version` and `as_of` those of the snapshot. Each item is in one part.
     """
     if items.height <= PART_ROWS:
         rows = catalogue(lake, version, as_of, list(columns), items["item_id"])
-        return (Part(RowsHere(rows.select(columns)), np.arange(items.height, dtype=np.int32)),)
+        return (CataloguePart(RowsHere(rows.select(columns)), np.arange(items.height, dtype=np.int32)),)
     return tuple(_joined(lake, tuple(columns), _located(lake, items, version)))
 
 
@@ -128,7 +128,7 @@ def _located(lake: Lake, items: pl.DataFrame, version: int) -> Iterator[tuple[Da
 
 def _joined(
     lake: Lake, columns: tuple[str, ...], located: Iterator[tuple[DataFile, Numbers, Numbers]]
-) -> Iterator[Part]:
+) -> Iterator[CataloguePart]:
     """Yield parts of at least PART_ROWS rows, but for the last: a part may have rows of many small files."""
     files: list[tuple[DataFile, Numbers]] = []
     places: list[Numbers] = []
@@ -136,7 +136,7 @@ def _joined(
         files.append((file, rows))
         places.append(place)
         if sum(map(len, places)) >= PART_ROWS:
-            yield Part(RowsOfFiles(lake, columns, tuple(files)), np.concatenate(places))
+            yield CataloguePart(RowsOfFiles(lake, columns, tuple(files)), np.concatenate(places))
             files, places = [], []
     if files:
-        yield Part(RowsOfFiles(lake, columns, tuple(files)), np.concatenate(places))
+        yield CataloguePart(RowsOfFiles(lake, columns, tuple(files)), np.concatenate(places))

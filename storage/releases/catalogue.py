@@ -28,7 +28,7 @@ def catalogue(
     """
     where = None if as_of is None else ds.field("arrived_at") <= as_of
     wanted = None if columns is None else list(dict.fromkeys(["item_id", "revision", *columns]))
-    frame = _in_order(lake.frame("items", version, wanted, where, items_among(among), "item_id"), "item_id", "revision")
+    frame = _in_order(_read_by_item(lake, "items", version, wanted, where, among), "item_id", "revision")
     newest = frame["item_id"][:-1] != frame["item_id"][1:]
     return frame if newest.all() else frame.filter(newest.extend_constant(True, 1))
 
@@ -53,7 +53,20 @@ def segments(
     SIDs of erased items are not among them.
     """
     where = in_segments(codebook, assignments) & ~nameless()
-    return _in_order(lake.frame("sids", version, columns, where, items_among(among), "item_id"), "item_id")
+    return _in_order(_read_by_item(lake, "sids", version, columns, where, among), "item_id")
+
+
+def _read_by_item(
+    lake: Lake,
+    table: str,
+    version: int | None,
+    columns: list[str] | None,
+    where: ds.Expression | None,
+    among: Iterable[str] | None,
+) -> pl.DataFrame:
+    """Read as `Lake.frame` does, files in order of their first item: what was ingested in order comes in order."""
+    files = sorted(lake.data_files(table, version), key=lambda file: file.bounds.get("item_id", ("",))[0])
+    return pl.DataFrame(lake.read_files(table, files, columns, where, items_among(among)))
 
 
 def _in_order(rows: pl.DataFrame, *columns: str) -> pl.DataFrame:

@@ -16,9 +16,9 @@ from made_contents import kind_of
 from pipelines.compute.executors import InProcess, OnRay
 from pipelines.embed import item_rows
 from pipelines.embed.attributes import values_of
-from pipelines.embed.contents import Kind, contents_of, items_content, items_pictures, items_text
+from pipelines.embed.contents import ContentKind, contents_of, items_content, items_pictures, items_text
 from pipelines.embed.embed import EncodingJob, embed
-from pipelines.embed.item_rows import Part, RowsHere, RowsOfFiles, item_parts
+from pipelines.embed.item_rows import CataloguePart, RowsHere, RowsOfFiles, item_parts
 from pipelines.embed.stages import EmbedText
 from pipelines.spec import ComputeSpec, TextSpec
 from storage.commit import append
@@ -34,9 +34,9 @@ DAY = timedelta(days=1)
 ROW = st.tuples(st.integers(0, 12), st.integers(0, 2), st.booleans())
 FILES = st.lists(st.lists(ROW, min_size=1, max_size=9), max_size=4)
 KINDS = {
-    "text": Kind(lambda items: items_text(items, ("title", "brand")), EmbedText.longest_first),
-    "image": Kind(items_pictures),
-    "attributes": Kind(lambda items: items_content(items, lambda found: values_of(found, ("brand",)))),
+    "text": ContentKind(lambda items: items_text(items, ("title", "brand")), EmbedText.longest_first),
+    "image": ContentKind(items_pictures),
+    "attributes": ContentKind(lambda items: items_content(items, lambda found: values_of(found, ("brand",)))),
 }
 
 
@@ -59,7 +59,7 @@ def alive(lake: Lake, day: int) -> pl.DataFrame:
     return catalogue(lake, as_of=START + day * DAY).filter(~pl.col("deleted"))
 
 
-def parts_of(lake: Lake, items: pl.DataFrame, day: int) -> tuple[Part, ...]:
+def parts_of(lake: Lake, items: pl.DataFrame, day: int) -> tuple[CataloguePart, ...]:
     return item_parts(lake, items, lake.version("items"), START + day * DAY, COLUMNS)
 
 
@@ -87,7 +87,7 @@ def test_parts_cover_each_item_once_with_its_newest_row_and_contents_are_those_o
         some = np.array(sorted(draw.sample(range(len(part.rows)), draw.randint(0, len(part.rows)))), np.int64)
         if len(some):
             assert part.rows.take(some).read().equals(items[part.places[some]].select(COLUMNS))
-    whole = (Part(RowsHere(items.select(COLUMNS)), np.arange(items.height, dtype=np.int32)),)
+    whole = (CataloguePart(RowsHere(items.select(COLUMNS)), np.arange(items.height, dtype=np.int32)),)
     expected, known = contents_of(items["item_id"], whole, KINDS, LOCAL_THREADS)
     found, names = contents_of(items["item_id"], parts, KINDS, LOCAL_THREADS)
     assert names == known
