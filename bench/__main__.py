@@ -151,11 +151,14 @@ def build_parser() -> argparse.ArgumentParser:
     pipeline = _benchmark(
         names,
         "runs.pipeline",
-        "time, memory and bytes of each stage of a bootstrap, a night and a backfill, on given vectors",
+        "time, memory and bytes of each stage of a bootstrap, a night and a backfill, on a synthetic shop",
     )
     pipeline.add_argument("--items", type=_count, default=100_000, help="number of items of the catalogue (1e5)")
     pipeline.add_argument("--events", type=_count, help="number of events of the log (5 an item)")
     pipeline.add_argument("--lake", help="address of the lake, where there is none yet (a folder that is removed)")
+    pipeline.add_argument(
+        "--texts", action="store_true", help="make vectors of titles, by a static encoder; else given"
+    )
     pipeline.add_argument("--night", action="store_true", help="then run a night of 1,000 items and 20,000 events")
     pipeline.add_argument(
         "--nights", type=_count, default=0, help="or run so many nights in a row, with `lake gc` after each tenth"

@@ -48,12 +48,7 @@ def backfill(
         overrides: Settings for this run alone, each SECTION.FIELD=VALUE, such as refit.budget=0.05.
     """
     production = read_release(Lake(lake), PRODUCTION)
-    if publish_when_done and not without_model and (alias := published(Lake(lake))) and alias.model:
-        raise ValueError(
-            f"publishing another codebook would leave production without its generator {alias.model}. Run without "
-            "--publish, train on the candidate (`sidmill run train --release ...`) and publish both; or add "
-            "--without-model."
-        )
+    check_publishing(Lake(lake), publish_when_done, without_model)
     parameters = {
         "as_of": as_of,
         "cutoff": cutoff,
@@ -67,12 +62,8 @@ def backfill(
         date = held_out or production.cutoff_date
         snapshot = replace(take_snapshot(run, bound, held_out or min(production.cutoff, bound)), cutoff_date=date)
         refit_of = production if run.recipe.refit else None
-        if refit_of is not None and snapshot.cutoff < refit_of.fit_cutoff:
-            raise ValueError(
-                f"the cutoff {snapshot.cutoff.isoformat()} is too early for a refit: it keeps the vectors of "
-                f"{refit_of.id}, which have seen events up to {refit_of.fit_cutoff.isoformat()}, so these events "
-                "cannot be held out. Give a later --cutoff, or remove [refit] to fit a new codebook."
-            )
+        if refit_of is not None:
+            check_refit_cutoff(refit_of, snapshot.cutoff)
         fitted = fitted_release(run, "backfill", snapshot, None, refit_of)
         candidate = _extend_to_present(run, fitted, held_out or production.cutoff, date)
         show_diff(run.say, diff_releases(run.lake, read_release(run.lake, PRODUCTION), candidate))
@@ -88,6 +79,26 @@ def backfill(
             run.say(f"  production is unchanged; `sidmill release publish {candidate.id}` publishes this candidate")
         show_release(candidate)
         return run.done(release=candidate.id, fitted=fitted.id, made=run.record.begun)
+
+
+def check_publishing(lake: Lake, publish: bool, without_model: bool) -> None:
+    """Raise ValueError if publishing another codebook would leave production without its model, unasked."""
+    if publish and not without_model and (alias := published(lake)) and alias.model:
+        raise ValueError(
+            f"publishing another codebook would leave production without its generator {alias.model}. Run without "
+            "--publish, train on the candidate (`sidmill run train --release ...`) and publish both; or add "
+            "--without-model."
+        )
+
+
+def check_refit_cutoff(production: Manifest, cutoff: datetime) -> None:
+    """Raise ValueError if a refit would hold out events that the vectors of production have seen."""
+    if cutoff < production.fit_cutoff:
+        raise ValueError(
+            f"the cutoff {cutoff.isoformat()} is too early for a refit: it keeps the vectors of {production.id}, which "
+            f"have seen events up to {production.fit_cutoff.isoformat()}, so these events cannot be held out. Give a "
+            "later --cutoff, or remove [refit] to fit a new codebook."
+        )
 
 
 def _published(run: Run, candidate: Manifest, cutoff: datetime, date: datetime | None, without_model: bool) -> Manifest:

@@ -301,7 +301,9 @@ def _is_placed(name: str) -> str:
     return name
 
 
-PLACED = tuple(f"embed_{name}" for name in ENCODED)
+TASKS = "tasks"
+"""Name in `compute.stages` of all tasks that load no model: reading contents, gathering, fusing, fitting, assigning."""
+PLACED = (*(f"embed_{name}" for name in ENCODED), TASKS)
 StageName = Annotated[str, AfterValidator(_is_placed)]
 
 
@@ -317,6 +319,16 @@ class ComputeSpec(Section):
     encoder_workers: int = Field(0, ge=0)
     chunk_rows: int = Field(256, ge=1)
     stages: dict[StageName, StageSpec] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _tasks_hold_no_model(self) -> Self:
+        tasks = self.stages.get(TASKS)
+        if tasks is not None and (tasks.workers or tasks.num_gpus):
+            raise ValueError(
+                f"compute.stages.{TASKS} takes num_cpus and resources: tasks use no GPU, and as many run as there are "
+                "CPUs for. Remove workers and num_gpus"
+            )
+        return self
 
 
 class BudgetSpec(OmitsYoungerDefaults, Section):

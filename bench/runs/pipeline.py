@@ -1,8 +1,9 @@
-"""A bootstrap, and a night after it, on a synthetic shop with given vectors: `python -m bench pipeline --items N`.
+"""A bootstrap, and a night after it, on a synthetic shop: `python -m bench pipeline --items N`.
 
-The command runs in a process of its own. Stages and their seconds are those of the run's record; CPU seconds, memory
-and bytes are those of all its processes, sampled meanwhile. Bytes read and written include those of pipes and of the
-page cache. The share of checks is the time in which files were compared with their hashes (bench.runs.checked_run).
+Its vectors are given, or, with `--texts`, made of titles and brands by a static encoder. The command runs in a process
+of its own. Stages and their seconds are those of the run's record; CPU seconds, memory and bytes are those of all its
+processes, sampled meanwhile. Bytes read and written include those of pipes and of the page cache. The share of checks
+is the time in which files were compared with their hashes (bench.runs.checked_run).
 """
 
 import argparse
@@ -23,6 +24,7 @@ import polars as pl
 
 from bench.runs.made_shop import DAYS, Delivery, Shop
 from bench.runs.process_tree import Samples, Used, sampled
+from bench.speed.encoders import save_static_model
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.retention.collect import collect
@@ -32,9 +34,17 @@ NIGHT_ITEMS, NIGHT_EVENTS = 1_000, 20_000
 GC_EVERY = 10
 """Nights between two `lake gc`, which keeps as many releases."""
 GIB = 1 << 30
-RECIPE = """\
+GIVEN = """\
 [vectors.given]
 path = "{vectors}"
+"""
+TEXTS = """\
+[text]
+encoder = "sentence-transformers"
+model = "{model}"
+fields = ["title", "brand"]
+"""
+REST = """\
 
 [collaborative]
 method = "sppmi"
@@ -43,6 +53,7 @@ method = "sppmi"
 levels = [{{ codes = 256 }}, {{ codes = 256 }}, {{ codes = 256 }}, {{ codes = 256 }}]
 sample = 65_536
 """
+RECIPE = GIVEN + REST
 
 
 @dataclass(frozen=True)
@@ -80,12 +91,12 @@ def run(options: argparse.Namespace) -> None:
         lake = Lake(options.lake or str(folder / "lake"))
         recipe = folder / "recipe.toml"
         first = Shop(options.items).write(folder / "first", events)
-        recipe.write_text(RECIPE.format(vectors=first.vectors))
-        print(f"bootstrap: {options.items:,} items, {events:,} events")
+        recipe.write_text(_text_recipe(folder) if options.texts else RECIPE.format(vectors=first.vectors))
+        print(f"bootstrap: {options.items:,} items{' with texts' if options.texts else ''}, {events:,} events")
         command = ["bootstrap", "--recipe", str(recipe)]
         _print(measure(command, lake, first, folder / "bootstrap.log"), options.items)
         if options.night or options.nights:
-            run_nights(lake, options.items, options.nights, folder)
+            run_nights(lake, options.items, options.nights, folder, options.texts)
         for workers in (1, 2) if options.backfill else ():
             print(f"backfill, {workers} workers: {options.items:,} items")
             command = ["backfill", "--set", f"codebook.seed={workers}", "--set", f"compute.cpus={1 + workers}"]
@@ -93,7 +104,13 @@ def run(options: argparse.Namespace) -> None:
             _print(made, options.items)
 
 
-def run_nights(lake: Lake, items: int, nights: int, folder: Path) -> None:
+def _text_recipe(folder: Path) -> str:
+    """Return a recipe that encodes titles and brands by a static model, which is made here."""
+    save_static_model(folder / "model")
+    return (TEXTS + REST).format(model=folder / "model")
+
+
+def run_nights(lake: Lake, items: int, nights: int, folder: Path, texts: bool) -> None:
     """Run nights on a lake of some items, and print a line for each; the stages of one night for no number.
 
     `lake gc` runs after every GC_EVERY nights. Its bytes and files are those left after it.
@@ -106,7 +123,7 @@ def run_nights(lake: Lake, items: int, nights: int, folder: Path) -> None:
     for night in range(max(1, nights)):
         first, place = items + night * fresh, folder / f"night-{night + 1}"
         more = Shop(first + fresh).write(place, NIGHT_EVENTS, first, day=DAYS + night, days=1)
-        command = ["nightly", "--set", f'vectors.given.path="{more.vectors}"']
+        command = ["nightly", *([] if texts else ["--set", f'vectors.given.path="{more.vectors}"'])]
         made = measure(command, lake, more, folder / f"night-{night + 1}.log")
         if not nights:
             _print(made, fresh)

@@ -5,7 +5,6 @@ encoded, checked, stored. The peer is the same encoder in this process on the sa
 with all cores. Start-up (workers, models) is the time until a worker gets its first items; it is printed, not counted.
 
 With --static N, only the speed of a static encoder on N made titles is printed: there the way through Ray costs most.
-It has the tokenizer of the MiniLM, and a random vector of 256 dimensions for each token.
 
 First, the peak memory of this process and its single worker is printed, for --memory texts and for four times as many:
 the difference is what grows with the catalogue. It comes first because a process keeps its peak.
@@ -96,11 +95,16 @@ def texts(options: argparse.Namespace) -> None:
 def static_texts(options: argparse.Namespace) -> None:
     """Measure texts per second of a static encoder as `texts` does."""
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = Tokenizer.from_file(str(model_folder(TextSpec()) / "tokenizer.json"))
-        weights = np.random.default_rng(0).standard_normal((tokenizer.get_vocab_size(), 256)).astype(np.float32)
-        SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)]).save(folder)
+        save_static_model(Path(folder))
         spec = TextSpec(encoder="sentence-transformers", model=folder)
         _texts(_named(made_titles(options.static)), spec, options.rounds)
+
+
+def save_static_model(folder: Path) -> None:
+    """Save a static encoder: the tokenizer of the MiniLM, and a random vector of 256 dimensions for each token."""
+    tokenizer = Tokenizer.from_file(str(model_folder(TextSpec()) / "tokenizer.json"))
+    weights = np.random.default_rng(0).standard_normal((tokenizer.get_vocab_size(), 256)).astype(np.float32)
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)]).save(str(folder))
 
 
 def made_titles(count: int) -> list[str]:

@@ -25,7 +25,7 @@ from flows.cli.options import (
     ReleaseName,
     Sources,
 )
-from flows.cli.start import failure_recorded, get_ready, production_recipe, start_night, tell
+from flows.cli.start import failure_recorded, get_ready, print_report, production_recipe, start_night, tell
 
 app = App(name="run", help="Start, list, resume and cancel runs.", group_parameters=OPTIONS)
 STARTS = Group("Start a run", sort_key=1)
@@ -131,6 +131,7 @@ def backfill(
     without_model: bool = False,
     recipe: RecipeOptions = RecipeOptions(),
     bounds: FitBounds = FitBounds(),
+    dry_run: DryRun = False,
     common: Common = Common(),
 ) -> None:
     """Give the whole catalogue new SIDs under another codebook.
@@ -149,6 +150,13 @@ def backfill(
 
     lake = common.existing()
     base = read_release(lake, PRODUCTION).recipe
+    if dry_run:
+        from flows.preflight.backfill import PlannedBackfill, preflight_backfill
+
+        settings, overrides = recipe.resolve(base)
+        whole = (lake, settings, bounds.as_of, bounds.cutoff, tuple(overrides), publish, without_model)
+        print_report(preflight_backfill(PlannedBackfill(*whole)))
+        return
     parameters = {
         "as_of": bounds.as_of,
         "cutoff": bounds.cutoff,

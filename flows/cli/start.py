@@ -16,6 +16,7 @@ from flows.runtime.terminal import say
 
 if TYPE_CHECKING:
     from flows.preflight.preflight import PlannedRun
+    from flows.preflight.report import Report
     from storage.commit import Provenance
     from storage.lake import Lake
 
@@ -60,7 +61,11 @@ def tell(run: "PlannedRun", *, quick: bool = False, as_json: bool = False) -> No
     """Print what a run would do. Raise PreflightFailed if it would not come to its end."""
     from flows.preflight.preflight import preflight
 
-    report = preflight(run, quick=quick)
+    print_report(preflight(run, quick=quick), as_json)
+
+
+def print_report(report: "Report", as_json: bool = False) -> None:
+    """Print what was found before a run. Raise PreflightFailed if it would not come to its end."""
     if as_json:
         print(json.dumps(asdict(report), indent=2))
     else:

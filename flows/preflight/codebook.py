@@ -11,10 +11,25 @@ from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
 from tokenizer.codebook import check_capacity
 from tokenizer.errors import CapacityExhausted, VectorError
+from tokenizer.spec import CodebookSpec
 
 
 def judge_fit(report: Report, recipe: Recipe, trial: Trial, lake: Lake | None) -> None:
     """Report the capacity of a new codebook against the items, and levels without vectors."""
+    judge_levels(report, recipe)
+    if trial.items.planned.count is None and not trial.items.whole:
+        report.warnings.append("codebook: the number of items is unknown before they are read")
+        return
+    items = trial.items.accepted + _stored(lake)
+    if not items and not trial.items.planned.sources:
+        if not trial.items.planned.named:
+            report.errors.append("there is no catalogue: give one with --items PATH")
+        return
+    judge_capacity(report, recipe.codebook, items, "" if trial.items.whole and not _stored(lake) else "about ")
+
+
+def judge_levels(report: Report, recipe: Recipe) -> None:
+    """Report a recipe that makes no vectors, and levels without vectors."""
     spec = recipe.codebook
     made = {FUSED, *(name for name in MADE_HERE if getattr(recipe, name, None) is not None), *recipe.vectors}
     if made == {FUSED}:
@@ -28,17 +43,12 @@ def judge_fit(report: Report, recipe: Recipe, trial: Trial, lake: Lake | None) -
             f"codebook.levels encode {', '.join(absent)}, but the recipe makes {', '.join(sorted(made))}: change the "
             "source of the levels, or add the section"
         )
-    if trial.items.planned.count is None and not trial.items.whole:
-        report.warnings.append("codebook: the number of items is unknown before they are read")
-        return
-    items = trial.items.accepted + _stored(lake)
-    if not items and not trial.items.planned.sources:
-        if not trial.items.planned.named:
-            report.errors.append("there is no catalogue: give one with --items PATH")
-        return
+
+
+def judge_capacity(report: Report, spec: CodebookSpec, items: int, about: str = "") -> None:
+    """Report the SIDs of a new codebook beside the items."""
     shape = " x ".join(str(level.codes) for level in spec.levels)
     sids = math.prod(level.codes for level in spec.levels)
-    about = "" if trial.items.whole and not _stored(lake) else "about "
     try:
         check_capacity(spec, items)
     except (CapacityExhausted, VectorError) as error:

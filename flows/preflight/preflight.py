@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.preflight.codebook import judge_fit, judge_night
 from flows.preflight.contents import Contents, look_at_contents, look_at_given
+from flows.preflight.placement import judge_placement
 from flows.preflight.report import Report
 from flows.preflight.sources import Planned, plan
 from flows.preflight.timing import estimate_encoding, estimate_ingest, estimate_the_rest, scale
@@ -13,10 +14,8 @@ from flows.preflight.trial import Trial, tried
 from flows.recipe import Recipe, load_recipe, unapplied_by_nights
 from flows.runtime.times import bounds, parse_time
 from flows.snapshot import check_as_of
-from flows.steps.embed import EncoderChanged, check_encoders, contents
+from flows.steps.embed import EncoderChanged, check_encoders
 from flows.steps.given import is_given
-from pipelines.compute.placement import lacking, resources_here
-from pipelines.compute.ray_address import foreign_address
 from pipelines.sources.source_spec import ItemsWithoutImages
 from storage.lake import Lake
 from storage.releases.releases import published, read_release, release_of_fit
@@ -57,10 +56,10 @@ def preflight(run: PlannedRun, *, quick: bool = False) -> Report:
         look_at_given(report, recipe, trial, found, run.lake)
         _judge_codebook(report, run, recipe, trial, found, clock)
         _judge_log(report, run, recipe, interactions)
-        _judge_placement(report, recipe, trial)
+        judge_placement(report, recipe, trial.catalogue.height * scale(trial.items))
         estimate_ingest(report, trial)
         estimate_encoding(report, recipe, trial, found, run.lake, quick=quick)
-        estimate_the_rest(report, run.kind, recipe, trial, run.lake)
+        estimate_the_rest(report, run.kind, recipe, trial.items.accepted, trial.interactions.accepted, run.lake)
     return report
 
 
@@ -96,23 +95,3 @@ def _judge_log(report: Report, run: PlannedRun, recipe: Recipe, interactions: Pl
             "the recipe has [collaborative], but there is no log: give one with --interactions PATH, or remove the "
             "section"
         )
-
-
-def _judge_placement(report: Report, recipe: Recipe, trial: Trial) -> None:
-    """Report resources of a stage that this machine does not have; what a cluster elsewhere has is not known here."""
-    if not recipe.compute.stages or foreign_address() is not None:
-        return
-    here, few = resources_here(recipe.compute), recipe.compute.in_process_below
-    in_process = trial.catalogue.height * scale(trial.items) < few
-    named = {f"embed_{content.name}" for content, _ in contents(recipe)}
-    for name, asked in recipe.compute.stages.items():
-        fault = lacking(name, asked, here, "this machine")
-        if not fault or name not in named:
-            continue
-        if in_process:
-            report.warnings.append(
-                f"{fault}, or set RAY_ADDRESS to a cluster that has it; only runs of fewer than {few} items, as this "
-                "one, work in one process and need none of it"
-            )
-        else:
-            report.errors.append(f"{fault}, or set RAY_ADDRESS to a cluster that has it")

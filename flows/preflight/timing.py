@@ -58,7 +58,7 @@ def estimate_encoding(
         rows = round(found.items[name] * factor)
         loads = bool(contents) and not quick and not spec.model
         try:
-            rate = _measured(spec, contents) if loads else _recorded(lake, f"embed {name}")
+            rate = _measured(spec, contents) if loads else recorded_rate(lake, f"embed {name}")
         except EncoderError as error:
             report.errors.append(f"the {name} encoder cannot be loaded: {error}")
             continue
@@ -72,7 +72,7 @@ def estimate_encoding(
         report.add(TIME, "not estimated", "fetching of pictures")
 
 
-def estimate_the_rest(report: Report, kind: str, recipe: Recipe, trial: Trial, lake: Lake | None) -> None:
+def estimate_the_rest(report: Report, kind: str, recipe: Recipe, items: int, events: int, lake: Lake | None) -> None:
     """Report the seconds from behaviour to gates, by the newest such run on the lake, else by docs/benchmarks.md."""
     made = "behaviour, fusion, codebook, SIDs, trie, gates"
     for run in reversed(runs(lake)) if lake is not None and lake.exists("runs") else ():
@@ -80,10 +80,9 @@ def estimate_the_rest(report: Report, kind: str, recipe: Recipe, trial: Trial, l
             seconds = sum(each.seconds or 0.0 for each in run.stages if not each.name.startswith(READING))
             report.add(TIME, "the rest", f"{words(seconds)}, as in {run.run}: {made}")
             return
-    if kind != "bootstrap":
+    if kind == "nightly":
         report.add(TIME, "not estimated", made)
         return
-    items, events = trial.items.accepted, trial.interactions.accepted
     seconds = fits_s(items)
     if recipe.collaborative is not None and collaborative_spec(recipe.collaborative, events, items).trains_sasrec:
         seconds += SEQUENCE_MODEL_S * events * items
@@ -118,7 +117,7 @@ def _measured(spec: TextSpec | ImageSpec, contents: Sequence[Any]) -> Rate:
     return Rate((time.monotonic() - began) / len(some), f"by {len(some)} of them on this machine")
 
 
-def _recorded(lake: Lake | None, stage: str) -> Rate | None:
+def recorded_rate(lake: Lake | None, stage: str) -> Rate | None:
     """Return the rate of the newest run on a lake that encoded enough rows; the start of the encoder counts."""
     for run in reversed(runs(lake)) if lake is not None and lake.exists("runs") else ():
         for each in run.stages:

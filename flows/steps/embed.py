@@ -101,10 +101,11 @@ def _contents(run: Run, snapshot: Snapshot, items: pl.DataFrame) -> dict[str, It
     if not kinds:
         return {}
     parts = item_parts(run.lake, items, snapshot.items.version, snapshot.as_of, CONTENT_COLUMNS)
+    first, work = run.record.kind == "bootstrap", run.compute.work
     with run.stage("read contents", items.height) if len(parts) > 1 else nullcontext() as view:
         advance = view.advance if view else lambda rows: None
-        found, names = contents_of(items["item_id"], parts, kinds, run.compute.work, advance)
-    for note in unknown_fields(run.recipe, names) if run.record.kind == "bootstrap" else []:
+        found, names = contents_of(items["item_id"], parts, kinds, work, names=first, advance=advance)
+    for note in unknown_fields(run.recipe, names) if first else []:
         run.say(f"  note: {note}")
     return found
 

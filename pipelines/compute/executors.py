@@ -19,7 +19,7 @@ import pyarrow as pa
 from learning.progress import emit, emit_epoch, progress_listener
 from learning.threads import one_thread
 from pipelines.compute.cluster import begin_to_connect, connect, fix_threads, machine_cpus
-from pipelines.compute.placement import StageError, placement
+from pipelines.compute.placement import StageError, placement, task_options
 from pipelines.compute.shared_rows import shared, shared_items
 from pipelines.spec import ComputeSpec
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
@@ -123,7 +123,8 @@ class OnRay:
         from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
 
         connect(self._spec)
-        task = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(_reports_and_result)
+        options = task_options(self._spec, ray.cluster_resources())
+        task = ray.remote(max_retries=0, num_returns="streaming", **options)(_reports_and_result)
         for left in reversed(range(RETRIES + 1)):
             try:
                 return cast(R, _result_of(task.remote(function, args, kwargs)))
@@ -187,9 +188,8 @@ class RayWork:
     one span, run in this process, because sending them away costs more than it gains.
     """
 
-    def __init__(self, spec: ComputeSpec, task_cpus: float = 1) -> None:
-        """Set `task_cpus`, the CPUs that a task takes; they bound the number of concurrent tasks."""
-        self._spec, self._task_cpus = spec, task_cpus
+    def __init__(self, spec: ComputeSpec) -> None:
+        self._spec = spec
         self._shared: tuple[Items, Any] | None = None
 
     def map(self, function: Callable[..., R], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[R]:
@@ -224,7 +224,8 @@ class RayWork:
         import ray
 
         connect(self._spec)
-        return ray.remote(num_cpus=self._task_cpus, max_retries=3, num_returns=returns)(function)
+        options = task_options(self._spec, ray.cluster_resources())
+        return ray.remote(max_retries=3, num_returns=returns, **options)(function)
 
     def _answers(
         self, function: Callable[..., Any], items: Items, tasks: Iterable[tuple[Any, ...]], returns: int

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipelines.compute.cluster import machine_cpus
-from pipelines.spec import ComputeSpec, StageSpec
+from pipelines.spec import TASKS, ComputeSpec, StageSpec
 
 
 class StageError(ValueError):
@@ -27,6 +27,17 @@ def placement(
     served = int(gpus / share) if share else int(machine_cpus() / asked.num_cpus)
     workers = max(1, min(asked.workers or spec.encoder_workers or served, blocks))
     return asked.model_copy(update={"num_gpus": share}), workers
+
+
+def task_options(spec: ComputeSpec, cluster: dict[str, float]) -> dict[str, Any]:
+    """Return what Ray has to reserve for a task that loads no model.
+
+    Raises StageError if the cluster has not the resources of one task.
+    """
+    asked = asked_of(spec, TASKS)
+    if fault := lacking(TASKS, asked, cluster):
+        raise StageError(fault)
+    return {"num_cpus": asked.num_cpus, "resources": asked.resources or None}
 
 
 def asked_of(spec: ComputeSpec, name: str) -> StageSpec:

@@ -96,24 +96,26 @@ def contents_of(
     parts: Sequence[CataloguePart],
     kinds: Mapping[str, ContentKind],
     work: Executor,
+    *,
+    names: bool = False,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> tuple[dict[str, ItemContents], set[str]]:
-    """Return the contents of all items (their ids, in order) by kind, and the names of attributes that items have.
+    """Return the contents of all items (their ids, in order) by kind, and, with `names`, those of their attributes.
 
     Rows that are here come in the order of encoding, those of files as they lie. `advance` gets numbers of rows.
     """
     found: dict[str, list[_Found]] = {name: [] for name in kinds}
     known = set[str]()
-    answers = work.map(partial(_found, dict(kinds)), NOTHING, ((part.rows,) for part in parts))
-    for part, (made, names) in zip(parts, answers, strict=True):
+    answers = work.map(partial(_found, dict(kinds), names), NOTHING, ((part.rows,) for part in parts))
+    for part, (made, seen) in zip(parts, answers, strict=True):
         for name, each in made.items():
             found[name].append(each)
-        known |= names
+        known |= seen
         advance(len(part.rows))
     return {name: _contents(items, parts, each) for name, each in found.items()}, known
 
 
-def _found(kinds: dict[str, ContentKind], _: Items, rows: ItemRows) -> tuple[dict[str, _Found], set[str]]:
+def _found(kinds: dict[str, ContentKind], names: bool, _: Items, rows: ItemRows) -> tuple[dict[str, _Found], set[str]]:
     frame = rows.read()
     numbered = frame.with_columns(row=pl.int_range(frame.height, dtype=pl.Int32))
     found = {}
@@ -122,7 +124,7 @@ def _found(kinds: dict[str, ContentKind], _: Items, rows: ItemRows) -> tuple[dic
         if rows.in_any_order and kind.order is not None:
             made = made.sort(kind.order, descending=True, maintain_order=True)
         found[name] = _Found(made["row"].to_numpy(), packed_if_all(made["content_hash"]))
-    return found, attribute_names(frame)
+    return found, attribute_names(frame) if names else set()
 
 
 def attribute_names(frame: pl.DataFrame) -> set[str]:

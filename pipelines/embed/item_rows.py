@@ -117,10 +117,10 @@ def _located(lake: Lake, items: pl.DataFrame, version: int) -> Iterator[tuple[Da
         for batch in lake.file_batches("items", [file], REVISION, ds.scalar(True), PART_ROWS):
             place = ids.find(batch.column(0).cast(pa.large_string()))
             wanted = (place >= 0) & (newest[place] == batch.column(1).to_numpy()) & missing[place]
-            rows, place = np.flatnonzero(wanted), place[wanted]
-            missing[place] = False
+            rows = np.flatnonzero(wanted)
             if len(rows):
-                yield file, (rows + before).astype(np.int32), place.astype(np.int32)
+                missing[place[rows]] = False
+                yield file, (rows + before).astype(np.int32), place[rows].astype(np.int32)
             before += batch.num_rows
     if missing.any():
         raise AssertionError(f"the catalogue lacks the row of {items['item_id'][int(missing.argmax())]!r}")
@@ -131,12 +131,13 @@ def _joined(
 ) -> Iterator[CataloguePart]:
     """Yield parts of at least PART_ROWS rows, but for the last: a part may have rows of many small files."""
     files: list[tuple[DataFile, Numbers]] = []
-    places: list[Numbers] = []
+    places, waiting = list[Numbers](), 0
     for file, rows, place in located:
         files.append((file, rows))
         places.append(place)
-        if sum(map(len, places)) >= PART_ROWS:
+        waiting += len(place)
+        if waiting >= PART_ROWS:
             yield CataloguePart(RowsOfFiles(lake, columns, tuple(files)), np.concatenate(places))
-            files, places = [], []
+            files, places, waiting = [], [], 0
     if files:
         yield CataloguePart(RowsOfFiles(lake, columns, tuple(files)), np.concatenate(places))

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 from ray.exceptions import WorkerCrashedError
 
 import tokenizer.arrays.vectors
 from learning.progress import emit, progress_listener
 from pipelines.compute.executors import InProcess, OnRay, RayWork
+from pipelines.compute.placement import StageError
 from pipelines.compute.shared_rows import StoredRows, shared
 from pipelines.embed.protocol import apply
 from pipelines.spec import ComputeSpec
@@ -162,3 +164,23 @@ def test_what_waits_is_cancelled_once_a_task_failed(monkeypatch: pytest.MonkeyPa
         with pytest.raises(ValueError, match="the first fails"):
             list(results(failing(), NOTHING, ((number,) for number in range(20))))
         assert cancelled
+
+
+def test_tasks_reserve_what_the_recipe_says_and_what_the_cluster_lacks_is_refused(ray_cluster: None) -> None:
+    def seen(_: Items, number: int) -> tuple[int, dict[str, float]]:
+        import ray
+
+        return number, dict(ray.get_runtime_context().get_assigned_resources())
+
+    spec = ComputeSpec.model_validate({"stages": {"tasks": {"num_cpus": 0.5}}})
+    found = list(OnRay(spec).work.map(seen, NOTHING, [(number,) for number in range(3)]))
+    assert found == [(number, {"CPU": 0.5}) for number in range(3)]
+    lacks = ComputeSpec.model_validate({"stages": {"tasks": {"resources": {"cpu_node": 1}}}})
+    for work in (lambda: list(OnRay(lacks).work.map(seen, NOTHING, [(0,), (1,)])), lambda: OnRay(lacks).run(int)):
+        with pytest.raises(
+            StageError, match=r"\[compute.stages.tasks\] reserves 1 cpu_node, and the whole cluster has"
+        ):
+            work()
+    for wrong in ({"workers": 2}, {"num_gpus": 1}):
+        with pytest.raises(ValidationError, match="tasks use no GPU"):
+            ComputeSpec.model_validate({"stages": {"tasks": wrong}})

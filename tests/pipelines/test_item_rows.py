@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_rows import START, WHO
-from made_contents import kind_of
 
-from pipelines.compute.executors import InProcess, OnRay
+from pipelines.compute.executors import Compute, InProcess, OnRay
 from pipelines.embed import item_rows
 from pipelines.embed.attributes import values_of
 from pipelines.embed.contents import ContentKind, contents_of, items_content, items_pictures, items_text
@@ -88,8 +88,8 @@ def test_parts_cover_each_item_once_with_its_newest_row_and_contents_are_those_o
         if len(some):
             assert part.rows.take(some).read().equals(items[part.places[some]].select(COLUMNS))
     whole = (CataloguePart(RowsHere(items.select(COLUMNS)), np.arange(items.height, dtype=np.int32)),)
-    expected, known = contents_of(items["item_id"], whole, KINDS, LOCAL_THREADS)
-    found, names = contents_of(items["item_id"], parts, KINDS, LOCAL_THREADS)
+    expected, known = contents_of(items["item_id"], whole, KINDS, LOCAL_THREADS, names=True)
+    found, names = contents_of(items["item_id"], parts, KINDS, LOCAL_THREADS, names=True)
     assert names == known
     for name, kind in KINDS.items():
         made = kind.make(items)
@@ -102,42 +102,32 @@ def test_parts_cover_each_item_once_with_its_newest_row_and_contents_are_those_o
                 assert part.rows.read()["item_id"].to_list() == found[name].pairs["item_id"][part.places].to_list()
 
 
-@pytest.fixture(scope="module")
-def catalogue_of_files(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    lake = Lake(str(tmp_path_factory.mktemp("lake")))
-    deliver(lake, [[(7 * number % 40, 0, False) for number in range(start, start + 10)] for start in range(0, 40, 10)])
-    return lake
-
-
-@pytest.mark.parametrize("on_ray", [False, True])
 def test_what_workers_encode_from_files_is_stored_as_what_this_process_gives_them(
-    catalogue_of_files: Lake, monkeypatch: pytest.MonkeyPatch, ray_cluster: None, on_ray: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ray_cluster: None
 ) -> None:
-    """The process of the run reads no title: only the job does, in its workers."""
-    lake = catalogue_of_files
-    items = alive(lake, 0).select("item_id", "revision")
-    spec = ComputeSpec(encoder_workers=2)
-    compute = OnRay(spec) if on_ray else InProcess(spec)
+    lake = Lake(str(tmp_path))
+    deliver(lake, [[(7 * number % 40, 0, False) for number in range(start, start + 10)] for start in range(0, 40, 10)])
+    items, spec = alive(lake, 0).select("item_id", "revision"), ComputeSpec(encoder_workers=1)
 
-    def vectors(name: str) -> pl.DataFrame:
-        parts = parts_of(lake, items, 0)
+    def vectors(name: str, compute: Compute) -> pl.DataFrame:
         kinds = {"text": KINDS["text"]}
-        contents, _ = contents_of(items["item_id"], parts, kinds, compute.work)
+        contents, _ = contents_of(items["item_id"], parts_of(lake, items, 0), kinds, compute.work)
         job = EncodingJob(lake, "text", name, EmbedText, {"spec": TextSpec()}, kinds["text"], 6)
         done: list[int] = []
-        counts = embed(job, contents["text"], compute, WHO, done.append)
+        with pytest.MonkeyPatch.context() as patch:
+            if isinstance(compute, OnRay):  # this process reads no title then; workers import their own class
+                patch.setattr(RowsOfFiles, "read", None)
+            counts = embed(job, contents["text"], compute, WHO, done.append)
         assert (counts.rows_in, counts.out, counts.by_reason) == (40, 38, {"empty_text": 2})
         assert sum(done) == 40
-        again = embed(job, contents["text"], compute, WHO, done.append)
-        assert (again.unchanged, again.out) == (38, 0)
+        again = embed(job, contents["text"], InProcess(spec), WHO, done.append)
+        assert (again.unchanged, again.out, again.by_reason) == (38, 0, {"empty_text": 2})
         return lake.frame("vectors").filter(pl.col("fingerprint") == name).sort("item_id")
 
-    here = vectors(f"here {on_ray}")
+    here = vectors("here", InProcess(spec))
     monkeypatch.setattr(item_rows, "PART_ROWS", 9)
-    if on_ray:
-        monkeypatch.setattr(RowsOfFiles, "read", None)  # of this process; workers import their own
-    there = vectors(f"in files {on_ray}")
-    kept = ["item_id", "content_hash"]
-    assert there.select(kept).equals(here.select(kept))
-    assert np.allclose(there["vector"].to_list(), here["vector"].to_list(), atol=1e-6)
-    assert kind_of(EmbedText).order is KINDS["text"].order
+    in_files = vectors("in files", InProcess(spec))
+    in_workers = vectors("in workers", OnRay(spec))
+    for there in (in_files, in_workers):
+        assert there.select("item_id", "content_hash").equals(here.select("item_id", "content_hash"))
+        assert np.allclose(there["vector"].to_list(), here["vector"].to_list(), atol=1e-6)

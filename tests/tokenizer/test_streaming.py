@@ -183,7 +183,8 @@ def test_one_two_and_four_ray_workers_give_the_same_bytes(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(executors, "SPAN", 0)
     for task_cpus in (3, 1.5, 0.75):
-        assert outcome(RayWork(ComputeSpec(cpus=3), task_cpus)) == alone()
+        spec = ComputeSpec.model_validate({"cpus": 3, "stages": {"tasks": {"num_cpus": task_cpus}}})
+        assert outcome(RayWork(spec)) == alone()
 
 
 @pytest.mark.usefixtures("ray_cluster")
