@@ -22,6 +22,7 @@ from pipelines.sources.addresses import HUB, resolved
 from pipelines.sources.files import find_files
 from pipelines.sources.parquet_columns import DAMAGED
 from pipelines.sources.row import SourceError
+from pipelines.sources.tables.delta_files import Kept, delta_files, without_deleted
 from pipelines.spec import GivenSpec
 
 BATCH_BYTES = 1 << 24
@@ -122,45 +123,51 @@ def _file_parts(where: str, spec: GivenSpec) -> tuple[tuple[VectorPart, ...], tu
 
 def _table_parts(where: str, spec: GivenSpec) -> tuple[VectorPart, ...]:
     try:
-        dataset = DeltaTable(resolved(spec.path)).to_pyarrow_dataset()
-        fragments = sorted(dataset.get_fragments(), key=lambda each: each.path)
+        files = delta_files(DeltaTable(resolved(spec.path)))
     except (DeltaError, *DAMAGED) as error:
         raise SourceError(f"{where}.path: the Delta table {spec.path} cannot be read: {error}") from error
     parts: list[VectorPart] = []
-    for fragment in fragments:
-        with faults_named(where, fragment.path):
-            parts += _row_groups(where, spec, fragment, dataset.schema)
+    for path, fragment in sorted(files.fragments.items()):
+        with faults_named(where, path):
+            parts += _row_groups(where, spec, fragment, files.schema, files.kept.get(path))
     return tuple(parts)
 
 
 def _row_groups(
-    where: str, spec: GivenSpec, fragment: ds.ParquetFileFragment, schema: pa.Schema
+    where: str, spec: GivenSpec, fragment: ds.ParquetFileFragment, schema: pa.Schema, kept: Kept | None = None
 ) -> Iterator[VectorPart]:
-    """Yield the row groups of a file as parts; raise SourceError unless its columns are ids and lists of numbers."""
+    """Yield the row groups of a file as parts; raise SourceError unless its columns are ids and lists of numbers.
+
+    Rows that are not `kept` are left out, and not numbered.
+    """
     _check_columns(where, spec, fragment.path, schema)
-    first = 0
+    first = start = 0
     for group in fragment.split_by_row_group():
         rows = sum(each.num_rows for each in group.row_groups)
+        some = None if kept is None else kept[start : start + rows]
+        start += rows
         kind = schema.field(spec.column).type
         width = kind.list_size if pa.types.is_fixed_size_list(kind) else None
-        yield VectorPart(fragment.path, first, rows, width, _reader(where, spec, group, schema))
-        first += rows
+        left = rows if some is None else rows - int((~some).sum())
+        yield VectorPart(fragment.path, first, left, width, _reader(where, spec, group, schema, some))
+        first += left
 
 
 def _reader(
-    where: str, spec: GivenSpec, group: ds.ParquetFileFragment, schema: pa.Schema
+    where: str, spec: GivenSpec, group: ds.ParquetFileFragment, schema: pa.Schema, kept: Kept | None
 ) -> Callable[[int], Iterator[pa.RecordBatch]]:
     options = ds.ParquetFragmentScanOptions(pre_buffer=False)  # else a whole row group is held as bytes
 
     def read(rows: int) -> Iterator[pa.RecordBatch]:
         with faults_named(where, group.path):
-            yield from group.to_batches(
+            batches = group.to_batches(
                 schema=schema,
                 columns=[spec.id_column, spec.column],
                 batch_size=rows,
                 fragment_scan_options=options,
                 use_threads=False,  # else Arrow reads 1 GiB ahead of a slow reader
             )
+            yield from without_deleted(batches, kept)
 
     return read
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from infra.addresses import without_secrets
 from pipelines.counts import Counts
 from pipelines.sources.cells import Refused, Unreadable, shown
-from pipelines.sources.protocol import Record, Source
+from pipelines.sources.protocol import Record, Source, place_of
 from pipelines.sources.row import Row, SourceError
 from storage.commit import Provenance, append
 from storage.files.among import one_of
@@ -81,10 +81,15 @@ def names_of(lake: Lake, source: Source, kind: str) -> list[str]:
 def close_superseded(
     lake: Lake, source: Source, stages: list[Counts], refused: set[str], provenance: Provenance
 ) -> None:
-    """Resolve open quarantine rows from an earlier reading of the file that this reading did not refuse."""
+    """Resolve open quarantine rows from an earlier reading of the file that this reading did not refuse.
+
+    So does a file in the place of a compressed text that broke off: the row that stood for its rest.
+    """
+    same = pl.col("source").str.ends_with(f"@{source.sha256[:12]}")
+    broke_off = (pl.col("reason") == Reason.UNREADABLE_TEXT) & (pl.col("payload") == payload(place_of(source)))
     rows = open_rows(lake).filter(
         pl.col("stage").is_in([counts.stage for counts in stages])
-        & pl.col("source").str.ends_with(f"@{source.sha256[:12]}")
+        & (same | broke_off.fill_null(False))
         & ~pl.col("quarantine_id").is_in(sorted(refused))
     )
     resolve(lake, rows, f"{source.name} was read again and the row was not refused", provenance)

@@ -1,6 +1,7 @@
 """Place of one file."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ NAMED = (*ATOMIC, *CELLS, JSON)
 """Suffixes of files that are read where they are named, and not below a folder."""
 TABBED = (".tsv", *ATOMIC)
 """Suffixes of texts whose cells are separated by tabs."""
+_DECOMPRESSION = re.compile(r"compressed stream|inflate|decompress", re.IGNORECASE)
+"""In messages of Arrow on content that cannot be decompressed."""
 
 
 @dataclass(frozen=True)
@@ -69,23 +72,26 @@ class File:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Raise SourceError where the content of a local file breaks off.
+        """Raise SourceError where the content of a file breaks off.
 
         Other errors are those of the machine or of a store, which may pass; they are raised as they are.
         """
         try:
             yield
         except OSError as error:
-            if error.errno is None and isinstance(self.filesystem, pafs.LocalFileSystem):  # Arrow's, of what it holds
+            if error.errno is None and self._is_of_content(error):
                 raise self.broken_off(error) from error
             raise
 
-    @property
-    def is_compressed(self) -> bool:
-        """True for a file that is compressed by its name and its first bytes, on this machine."""
+    def is_damaged(self, error: OSError) -> bool:
+        """Return whether the file is compressed, by name and first bytes, and an error is that of its content."""
         found = self._compression()
+        return found is not None and self._is_of_content(error) and self._raw_head().startswith(MAGIC[found])
+
+    def _is_of_content(self, error: OSError) -> bool:
+        """Return whether an error of Arrow tells of what a file holds, and not of the store that holds it."""
         local = isinstance(self.filesystem, pafs.LocalFileSystem)
-        return found is not None and local and self._raw_head().startswith(MAGIC[found])
+        return local or _DECOMPRESSION.search(str(error)) is not None
 
     def broken_off(self, error: OSError) -> SourceError:
         """Return the error to raise for a file that cannot be read to its end."""

@@ -21,7 +21,7 @@ from pipelines.sources.folders import (
     refuse_part_of_table,
     sorted_out,
 )
-from pipelines.sources.protocol import MAX_FAULTS, Found, Part, Record, RowCount, SourceKind, Spec
+from pipelines.sources.protocol import MAX_FAULTS, Found, Part, Record, RowCount, SourceKind, Spec, place_of
 from pipelines.sources.reading import check_file, read_file
 from pipelines.sources.row import Row, SourceError
 from pipelines.sources.row_count import PIECE_ROWS, rows_of_file
@@ -85,7 +85,7 @@ class SourceFile(File):
             yield part
             number = (part[-1].number if isinstance(part, list) else part.last) + 1
         if self.broken is not None:
-            yield [Row(number, {"raw": self.file}, Reason.UNREADABLE_TEXT, self.broken.told)]
+            yield [Row(number, place_of(self), Reason.UNREADABLE_TEXT, self.broken.told)]
         if self.bytes_sha256 and _stamp(self) != self.stamp and self._digest_now() != self.bytes_sha256:
             raise SourceError(
                 f"{self.file} changed while it was read, so rows of its former content may be missing. Write a file "

@@ -1,10 +1,12 @@
 """A run is judged by the files it names, reads them under the recipe it has, and says which of them gave nothing."""
 
+import gzip
 import json
 import random
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
@@ -220,7 +222,7 @@ def test_a_compressed_file_that_breaks_off_costs_what_is_missing_until_it_is_who
     path.write_bytes(whole)
     ingest(lake.uri, items=[str(folder)])
     assert "cannot be read" not in capsys.readouterr().out
-    assert lake.rows("items") == 4010
+    assert (lake.rows("items"), by_reason(lake)) == (4010, {})
     damaged = bytearray(whole)
     if suffix == ".zst":  # has no checksum
         return
@@ -232,6 +234,32 @@ def test_a_compressed_file_that_breaks_off_costs_what_is_missing_until_it_is_who
     assert lake.rows("items") == 4015
     with pytest.raises(SourceError, match="cannot be read to its end"):
         ingest(lake.uri, items=[str(path)])
+
+
+def test_one_in_an_object_store_costs_what_is_missing_too(
+    tmp_path: Path, s3_bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    store, place = pafs.FileSystem.from_uri(s3_bucket)
+    some = random.Random(0)
+    rows = [{"item_id": f"b{n}", "title": some.randbytes(400).hex()} for n in range(900)]
+    whole = gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
+    path = f"{place}/in/b/items.jsonl.gz"
+
+    def put(path: str, data: bytes) -> None:
+        with store.open_output_stream(path, compression=None) as stream:
+            stream.write(data)
+
+    put(f"{place}/in/a.jsonl", b'{"item_id": "a", "title": "mug"}\n')
+    put(path, whole[: len(whole) // 2])
+    for _ in range(2):
+        ingest(lake.uri, items=[f"{s3_bucket}/in"])
+        assert "b/items.jsonl.gz cannot be read to its end: " in " ".join(capsys.readouterr().out.split())
+        assert by_reason(lake) == {"unreadable_text": 1}
+        assert 200 < lake.rows("items") < 700
+    put(path, whole)
+    ingest(lake.uri, items=[f"{s3_bucket}/in"])
+    assert (lake.rows("items"), by_reason(lake)) == (901, {})
 
 
 def test_a_bad_row_in_one_partition_of_four_costs_that_row(tmp_path: Path, small: Path) -> None:

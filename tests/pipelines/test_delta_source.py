@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
+from deletion_vectors import mark_deleted
 from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ def living(lake: Lake) -> dict[str, str]:
 CHANGES = st.one_of(
     st.tuples(st.just("append"), st.sampled_from("abcdef"), st.sampled_from(["mug", "bowl"])),
     st.tuples(st.just("update"), st.sampled_from("abcdef"), st.sampled_from(["jug", "pot"])),
-    st.tuples(st.just("delete"), st.sampled_from("abcdef"), st.just("")),
+    st.tuples(st.sampled_from(["delete", "mark"]), st.sampled_from("abcdef"), st.just("")),
     st.tuples(st.just("compact"), st.just(""), st.just("")),
     st.tuples(st.just("read"), st.just(""), st.just("")),
 )
@@ -46,6 +47,7 @@ CHANGES = st.one_of(
 @given(st.lists(CHANGES, max_size=12))
 @settings(max_examples=15, deadline=timedelta(seconds=60))
 def test_the_catalogue_is_the_table_after_any_changes(changes: list[tuple[str, str, str]]) -> None:
+    """Rows may be marked in deletion vectors instead of being left out of new files."""
     with TemporaryDirectory() as folder:
         path, lake = f"{folder}/table", Lake(f"{folder}/lake")
         write_deltalake(path, rows(a="cup", b="tray"))
@@ -60,6 +62,9 @@ def test_the_catalogue_is_the_table_after_any_changes(changes: list[tuple[str, s
                 held[item] = title
             elif change == "delete" and item in held and len(held) > 1:
                 table.delete(f"item_id = '{item}'")
+                del held[item]
+            elif change == "mark" and item in held and len(held) > 1:
+                mark_deleted(path, "item_id", item)
                 del held[item]
             elif change == "compact":
                 table.optimize.compact()
@@ -80,6 +85,20 @@ def test_a_version_that_was_read_is_not_read_again_and_of_a_later_one_only_what_
     assert [each.stages[0].unchanged for each in read(lake, f"{path}+all")] == [3]
     titled = ItemsSpec(title="title", max_text_chars=40)
     assert [each.stages[0].rows_in for each in read(lake, path, titled)] == [3]
+
+
+def test_rows_that_a_vector_marks_are_gone_and_the_rest_of_their_file_is_read_in_each_partition(tmp_path: Path) -> None:
+    path, lake = str(tmp_path / "table"), Lake(str(tmp_path / "lake"))
+    shops = pa.table({"item_id": list("abcd"), "title": ["mug"] * 4, "shop": ["a b", "a b", "c/d", None]})
+    write_deltalake(path, shops, partition_by=["shop"])
+    mark_deleted(path, "item_id", "b")
+    first = read(lake, path)[0]
+    assert (first.stages[0].rows_in, sorted(living(lake))) == (3, ["a", "c", "d"])
+    attributes = {row["item_id"]: json.loads(row["attributes"]) for row in catalogue(lake).to_dicts()}
+    assert attributes == {"a": {"shop": "a b"}, "c": {"shop": "c/d"}, "d": {}}
+    mark_deleted(path, "item_id", "c")
+    assert [each.stages[0].out for each in read(lake, path)] == [1]
+    assert sorted(living(lake)) == ["a", "d"]
 
 
 def test_a_deletion_is_seen_also_where_the_recipe_reads_the_table_anew(tmp_path: Path) -> None:
@@ -202,7 +221,7 @@ def test_a_table_with_half_a_log_entry_is_refused_in_one_line(tmp_path: Path) ->
     assert len(str(refused.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("feature", ["deletionVectors", "v2Checkpoint", "columnMapping"])
+@pytest.mark.parametrize("feature", ["v2Checkpoint", "columnMapping"])
 def test_a_table_with_a_feature_that_is_not_read_is_not_called_damaged(tmp_path: Path, feature: str) -> None:
     path = tmp_path / "table"
     write_deltalake(str(path), rows(a="mug"))

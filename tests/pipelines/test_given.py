@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-from deltalake import write_deltalake
+from deletion_vectors import mark_deleted
+from deltalake import WriterProperties, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -362,6 +363,20 @@ def test_a_file_that_changes_between_its_two_readings_stops_the_run(tmp_path: Pa
     parquet(tmp_path / "a.parquet", ["a"], lists(2 * np.ones((1, DIM))))
     with pytest.raises(SourceError, match="changed while it was read"):
         store_inventory(Lake(str(tmp_path / "lake")), found, FINGERPRINT, RUN, lambda rows: None)
+
+
+def test_rows_that_a_deletion_vector_marks_are_not_read(tmp_path: Path) -> None:
+    ids, values = [f"i{number}" for number in range(9)], np.random.default_rng(0).random((9, DIM), np.float32)
+    path, lake = str(tmp_path / "table"), Lake(str(tmp_path / "lake"))
+    rows = pa.table({"item_id": ids, "vector": lists(values)})
+    write_deltalake(path, rows, writer_properties=WriterProperties(max_row_group_size=4))
+    for gone in ("i2", "i5"):
+        mark_deleted(path, "item_id", gone)
+    spec = GivenSpec(path=path)
+    assert [(each.first, each.rows) for each in open_given("mine", spec).parts] == [(0, 3), (3, 3), (6, 1)]
+    assert read(lake, spec, *ids)["stored"] == 7
+    kept = zip(ids, values, strict=True)
+    assert stored(lake) == {item: row.tobytes() for item, row in kept if item not in ("i2", "i5")}
 
 
 def test_ids_are_asked_for_with_a_matrix_and_with_nothing_else() -> None:

@@ -1,10 +1,12 @@
 """A Delta table at a version, as a source; the address is the folder of the table, or `FOLDER@v12` for a version."""
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
@@ -15,6 +17,7 @@ from infra.addresses import SETTINGS, refuse_parameters
 from pipelines.sources.addresses import resolved
 from pipelines.sources.protocol import Found, Record, RowCount, SourceKind, Spec
 from pipelines.sources.row import SourceError
+from pipelines.sources.tables.delta_files import DeltaFiles, Kept, delta_files, without_deleted
 from pipelines.sources.tables.versioned import TableVersion
 from storage.errors import in_one_line
 
@@ -26,16 +29,27 @@ _FEATURE = re.compile(r"reader features|Feature '|column mapping", re.IGNORECASE
 
 @dataclass(frozen=True)
 class DeltaFile:
-    """A data file; what a version needs of its rows is its schema."""
+    """A data file, without the rows that are deleted from it; what a version needs of its rows is its schema."""
 
     table: "DeltaFolder"
     fragment: ds.ParquetFileFragment
+    kept: Kept | None = None
+
+    @property
+    def name(self) -> str:
+        """Path of the file, with a hash of its deleted rows if there are any."""
+        path: str = self.fragment.path
+        if self.kept is None:
+            return path
+        gone = np.flatnonzero(~self.kept)
+        return f"{path}#{hashlib.sha256(gone.astype('<u8').tobytes()).hexdigest()[:16]}"
 
     def batches(self, version: int, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
         schema = self.table.schema(version)
         try:
             # Threads of Arrow would read 1 GiB ahead of a slow reader.
-            yield from self.fragment.to_batches(schema=schema, columns=columns, batch_size=rows, use_threads=False)
+            read = self.fragment.to_batches(schema=schema, columns=columns, batch_size=rows, use_threads=False)
+            yield from without_deleted(read, self.kept)
         except pa.ArrowException as error:
             if retyped := self._retyped(schema, columns):
                 raise self._unlike(version, retyped, error) from error
@@ -58,7 +72,7 @@ class DeltaFile:
             f"{table.file}{table.mark}{version}: the rows of {self.fragment.path} cannot be converted to the columns "
             f"of this version: {', '.join(retyped)} ({in_one_line(error).rstrip('.')})."
         )
-        if self.fragment.path in table.pieces(version):
+        if self.name in table.pieces(version):
             return SourceError(f"{told} Write the table anew with one type a column.")
         return SourceError(
             f"{told} The file is of a version that was read before, and is looked through for items that are gone. "
@@ -67,7 +81,8 @@ class DeltaFile:
         )
 
     def row_count(self) -> RowCount:
-        return RowCount(self.fragment.count_rows(), exact=True)
+        deleted = 0 if self.kept is None else int((~self.kept).sum())
+        return RowCount(self.fragment.count_rows() - deleted, exact=True)
 
 
 @dataclass(frozen=True)
@@ -92,18 +107,20 @@ class DeltaFolder:
         return pafs.LocalFileSystem(), self.address
 
     def schema(self, version: int) -> pa.Schema:
-        return self._dataset(version).schema
+        return self._files(version).schema
 
     def pieces(self, version: int) -> Mapping[str, DeltaFile]:
-        return {each.path: DeltaFile(self, each) for each in self._dataset(version).get_fragments()}
+        files = self._files(version)
+        found = (DeltaFile(self, each, files.kept.get(path)) for path, each in files.fragments.items())
+        return {each.name: each for each in found}
 
-    def _dataset(self, version: int) -> ds.FileSystemDataset:
-        if version not in self._datasets:
-            self._datasets[version] = _dataset(self.address, version)
-        return self._datasets[version]
+    def _files(self, version: int) -> DeltaFiles:
+        if version not in self._listed:
+            self._listed[version] = _files(self.address, version)
+        return self._listed[version]
 
     @cached_property
-    def _datasets(self) -> dict[int, ds.FileSystemDataset]:
+    def _listed(self) -> dict[int, DeltaFiles]:
         return {}
 
     def recorded(self, uri: str) -> tuple[int, bool] | None:
@@ -125,10 +142,10 @@ def _opened(path: str, version: int | None = None) -> DeltaTable:
         raise _unreadable(path, version, error) from error
 
 
-def _dataset(path: str, version: int | None) -> ds.FileSystemDataset:
+def _files(path: str, version: int | None) -> DeltaFiles:
     table = _opened(path, version)
     try:
-        return table.to_pyarrow_dataset(schema=_without_views(pa.schema(table.schema().to_arrow())))
+        return delta_files(table, _without_views(pa.schema(table.schema().to_arrow())))
     except (DeltaError, OSError, ValueError) as error:
         raise _unreadable(path, version, error) from error
 
@@ -175,7 +192,7 @@ def _claims(uri: str) -> bool:
 
 def _check(uri: str) -> None:
     path, version, _ = _parsed(uri)
-    _dataset(path, version)
+    _files(path, version)
 
 
 def _find(uri: str, spec: Spec, records: Iterable[Record]) -> Found:

@@ -25,10 +25,10 @@ def break_of(file: File, whole_bytes: int, error: OSError) -> Break:
     """Return where a text breaks off of which some bytes were read before an error.
 
     A text whose end is missing is sound up to there. Of one that was changed in the middle nothing is taken: what was
-    decompressed is not known to be right. Raise SourceError where the file is not at fault, or not compressed.
+    decompressed is not known to be right. Raise SourceError where the content is not at fault, or not compressed.
     """
     told = file.broken_off(error)
-    if not file.is_compressed:
+    if not file.is_damaged(error):
         raise told from error
     return Break(_sound(file, whole_bytes) if _TRUNCATED in str(error).lower() else 0, str(told))
 
