@@ -23,6 +23,7 @@ DEFAULTS = {
     # The allocator of polars returns freed memory immediately. By default it keeps it for half a second, and a sort or
     # a join takes twice the memory.
     "_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0",
+    "MIMALLOC_PURGE_DELAY": "0",  # so does that of Arrow
 }
 
 

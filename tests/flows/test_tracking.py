@@ -1,5 +1,7 @@
 """Figures of a training for TensorBoard and MLflow; what cannot be written ends no training."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -92,3 +94,15 @@ def test_figures_go_with_their_model_or_codebook(lake_of_format_2: Lake) -> None
     later = datetime.now(UTC) + timedelta(days=30)
     collect(lake, Policy(grace=timedelta(days=1)), Provenance("test", ""), remove=True, now=later)
     assert {path.name for path in (Path(lake.uri) / "tensorboard").iterdir() if any(path.iterdir())} == kept
+
+
+def test_figures_are_written_without_pytorch_and_tensorboard_can_be_imported_after() -> None:
+    """The process of a run has no other use for it: its fits and its fusing are done by workers."""
+    program = (
+        "import sys; from flows.runtime.tracking import _tensorboard\n"
+        "writer, event = _tensorboard(); event(step=1, summary={'value': [{'tag': 'a', 'simple_value': 0.5}]})\n"
+        "assert 'torch' not in sys.modules, 'torch is imported'\n"
+        "import tensorboardX; tensorboardX.SummaryWriter\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -75,6 +75,7 @@ def test_four_times_the_items_take_a_few_bytes_more_for_each_in_the_process_of_a
     """Anonymous memory, which is that of no file, while items are gathered, fused, given SIDs and written."""
     settings = {  # what is freed is given back
         "_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0",
+        "MIMALLOC_PURGE_DELAY": "0",
         "MALLOC_MMAP_THRESHOLD_": str(1 << 18),
         "ARROW_DEFAULT_MEMORY_POOL": "system",
     }

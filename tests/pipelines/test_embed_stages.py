@@ -205,21 +205,6 @@ def test_where_every_row_is_deadly_the_stage_fails(tmp_path: Path) -> None:
     assert compute.deaths < 20
 
 
-def test_a_stage_stores_the_same_files_in_process_and_on_ray(tmp_path: Path, ray_cluster: None) -> None:
-    texts = ["a cat", "a dog", "the moon", "", "a red hat"]
-    items = pl.DataFrame({"item_id": list("abcde"), "content_hash": list("12345"), "text": texts})
-    spec = ComputeSpec(encoder_workers=2)
-    lakes = []
-    for name, compute in (("here", InProcess(spec)), ("ray", OnRay(spec))):
-        lakes.append(Lake(str(tmp_path / name)))
-        counts = run_embed(lakes[-1], compute, items, EmbedText, {"spec": TextSpec()})
-        assert (counts.out, counts.by_reason) == (4, {"empty_text": 1})
-    tables = [each.frame("vectors", columns=["item_id", "content_hash", "vector"]).sort("item_id") for each in lakes]
-    assert tables[0].drop("vector").equals(tables[1].drop("vector"))
-    vectors = [np.array(table["vector"].to_list()) for table in tables]
-    assert np.allclose(vectors[0], vectors[1], atol=1e-6)
-
-
 def doubling() -> type:
     """Return a job on numbers; workers get its code."""
 

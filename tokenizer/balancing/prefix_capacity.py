@@ -62,10 +62,12 @@ class PrefixCapacity:
         return self.below - used
 
     def take(self, keys: Keys) -> None:
-        """Reserve one SID below each of these nodes."""
-        self._taken.append(np.sort(keys))
-        while len(self._taken) > 1 and 2 * len(self._taken[-1]) > len(self._taken[-2]):
-            self._taken[-2:] = [np.sort(np.concatenate(self._taken[-2:]))]
+        """Reserve one SID below each of these nodes. The array is sorted and kept."""
+        keys.sort()
+        while self._taken and 2 * len(keys) > len(self._taken[-1]):
+            keys = np.concatenate([self._taken.pop(), keys])
+            keys.sort()
+        self._taken.append(keys)
 
     def full(self) -> Iterator[Keys]:
         """Yield the nodes without a free SID below, each once, in batches."""
