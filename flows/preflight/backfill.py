@@ -17,7 +17,6 @@ from flows.steps.embed import check_encoders, contents, embed_stage
 from pipelines.embed.protocol import EncoderError, fingerprint
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.given.source import open_given
-from pipelines.modalities import COLLABORATIVE
 from pipelines.sources.row import SourceError
 from storage.lake import Lake
 from storage.releases.catalogue import catalogue
@@ -61,7 +60,8 @@ def preflight_backfill(run: PlannedBackfill) -> Report:
     _judge_given(report, recipe)
     if recipe.refit is None:
         judge_levels(report, recipe)
-        judge_capacity(report, recipe.codebook, items, "" if items else "about ")
+        if items:
+            judge_capacity(report, recipe.codebook, items)
     else:
         _judge_refit(report, recipe, production, encoders)
         _add_fault(report, check_refit_cutoff, production, cutoff)
@@ -106,6 +106,10 @@ def _judge_given(report: Report, recipe: Recipe) -> None:
         report.add(READ, f"vectors.{name}", f"{sum(part.rows for part in source.parts):,} rows, width {source.dim}")
 
 
+def _is_named(recipe: Recipe, modality: str) -> bool:
+    return modality in recipe.vectors or getattr(recipe, modality, None) is not None
+
+
 def _add_fault(report: Report, check: Callable[P, None], *args: P.args, **others: P.kwargs) -> None:
     """Report the fault that a check of the run itself finds."""
     try:
@@ -119,5 +123,7 @@ def _judge_refit(report: Report, recipe: Recipe, production: Manifest, encoders:
     assert recipe.refit is not None
     kept, changed = production.codebook.id, recipe.refit.budget
     report.add(MAKES, "codebook", f"a refit of {kept}: at most {changed:.1%} of {production.items:,} SIDs change")
-    pinned = {name: each for name, each in production.encoders.items() if name in {*encoders, COLLABORATIVE}}
+    # Not compared: encoders that cannot be loaded, which is told, and given vectors that the recipe still names.
+    left_out = {name for name in production.encoders if name not in encoders and _is_named(recipe, name)}
+    pinned = {name: each for name, each in production.encoders.items() if name not in left_out}
     _add_fault(report, check_encoders, production.id, pinned, encoders)

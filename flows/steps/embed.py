@@ -163,11 +163,12 @@ def _embed(
         counts = embed(job, found, compute, run.provenance(), view.advance)
         view.count(counts)
         view.note(compute.name, where=compute.name)
-    check_stage_budget(counts, run.recipe.budget, _files(run, snapshot, counts) if counts.quarantined else [])
+    files = _files(run, snapshot, counts, found.pairs["item_id"]) if counts.quarantined else []
+    check_stage_budget(counts, run.recipe.budget, files)
 
 
-def _files(run: Run, snapshot: Snapshot, counts: Counts) -> list[str]:
-    """Return the catalogue files from which refused items were read."""
-    refused = open_rows(run.lake).filter(pl.col("stage") == counts.stage)["subject"]
-    sources = snapshot.catalogue(run.lake, ["source"], refused.drop_nulls())["source"]
+def _files(run: Run, snapshot: Snapshot, counts: Counts, items: pl.Series) -> list[str]:
+    """Return the catalogue files from which refused ones of the items were read."""
+    refused = open_rows(run.lake).filter(pl.col("stage") == counts.stage)["subject"].drop_nulls()
+    sources = snapshot.catalogue(run.lake, ["source"], refused.filter(refused.is_in(items.implode())))["source"]
     return sources.str.replace(r"@\w+$", "").unique().sort().to_list()

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import chain, islice
 from queue import SimpleQueue
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
@@ -168,8 +169,11 @@ class OnRay:
             )
         try:
             for done in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-                for number, made in zip(done["number"].to_pylist(), done["made"].to_pylist(), strict=True):
-                    yield number, cloudpickle.loads(made)
+                for number, pickled in zip(done["number"].to_pylist(), done["made"].to_pylist(), strict=True):
+                    made = cloudpickle.loads(pickled)
+                    if isinstance(made, _Raised):
+                        raise made.error
+                    yield number, made
         except ray.exceptions.RayActorError as error:
             name = job.stage.__name__
             if error.actor_init_failed:
@@ -264,6 +268,13 @@ def _exit_of(message: str) -> str:
     return found[0] if found else message.splitlines()[0]
 
 
+@dataclass(frozen=True)
+class _Raised:
+    """An error of a unit. Ray Data would wrap it, and the message and the type that tell what to do would be lost."""
+
+    error: Exception
+
+
 def _actor_of(job: Job[Any, Any], threads: int) -> type:
     """Return a class for Ray Data actors: what a job starts, with the thread count of its share of the machine."""
 
@@ -273,10 +284,21 @@ def _actor_of(job: Job[Any, Any], threads: int) -> type:
             self._work = job.start()
 
         def __call__(self, batch: pa.Table) -> pa.Table:
+            made = [self._made(unit) for unit in batch["unit"].to_pylist()]
+            return batch.select(["number"]).append_column("made", pa.array(made, pa.binary()))
+
+        def _made(self, unit: bytes) -> bytes:
             from ray import cloudpickle
 
-            made = [cloudpickle.dumps(self._work(cloudpickle.loads(unit))) for unit in batch["unit"].to_pylist()]
-            return batch.select(["number"]).append_column("made", pa.array(made, pa.binary()))
+            try:
+                return cast(bytes, cloudpickle.dumps(self._work(cloudpickle.loads(unit))))
+            except Exception as error:  # noqa: BLE001 - raised by the process that asked
+                pickled = cloudpickle.dumps(_Raised(error))
+                try:
+                    cloudpickle.loads(pickled)
+                except Exception:  # noqa: BLE001 - an error of a library that cannot be made from its message
+                    pickled = cloudpickle.dumps(_Raised(RuntimeError(f"{type(error).__name__}: {error}")))
+                return cast(bytes, pickled)
 
     return JobActor
 

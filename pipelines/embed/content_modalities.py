@@ -57,10 +57,7 @@ class ContentModality(Generic[S]):
         return {"spec": spec, "lake": lake} if self.reads_blobs else {"spec": spec}
 
     def task_rows(self, spec: S) -> int | None:
-        """Return the items that a worker gets at a time; all of a commit if None.
-
-        Several batches, but few enough that all workers end at about the same time.
-        """
+        """Return the items that the stage gets at a time, several batches of its model; all of a unit if None."""
         return None if self.batch is None else BATCHES * self.batch(spec)
 
 

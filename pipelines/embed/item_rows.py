@@ -118,6 +118,7 @@ def _located(lake: Lake, items: pl.DataFrame, version: int) -> Iterator[tuple[Da
             place = ids.find(batch.column(0).cast(pa.large_string()))
             wanted = (place >= 0) & (newest[place] == batch.column(1).to_numpy()) & missing[place]
             rows = np.flatnonzero(wanted)
+            rows = rows[np.sort(np.unique(place[rows], return_index=True)[1])]
             if len(rows):
                 missing[place[rows]] = False
                 yield file, (rows + before).astype(np.int32), place[rows].astype(np.int32)
@@ -133,7 +134,10 @@ def _joined(
     files: list[tuple[DataFile, Numbers]] = []
     places, waiting = list[Numbers](), 0
     for file, rows, place in located:
-        files.append((file, rows))
+        if files and files[-1][0] is file:
+            files[-1] = file, np.concatenate([files[-1][1], rows])
+        else:
+            files.append((file, rows))
         places.append(place)
         waiting += len(place)
         if waiting >= PART_ROWS:

@@ -25,12 +25,12 @@ from pipelines.embed.protocol import (
     load_encoder,
 )
 from pipelines.embed.vision import ImageEncoder, Pixels
-from pipelines.spec import AttributesSpec, CoordinatesSpec, ImageSpec, TextSpec
+from pipelines.spec import TASKS, AttributesSpec, CoordinatesSpec, ImageSpec, TextSpec
 from storage.errors import BlobCorrupt
 from storage.lake import Lake
 
 BATCHES = 4
-"""Batches of an encoder that a worker gets at a time."""
+"""Batches of an encoder that a stage gets at a time."""
 
 
 class EmbedText:
@@ -59,6 +59,7 @@ class EmbedText:
 class EmbedAttributes:
     """Stage from contents of structured attributes to vectors."""
 
+    name = TASKS
     reads = ("content",)
     adds = ("vector", "reason", "detail")
 

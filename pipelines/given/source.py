@@ -22,7 +22,7 @@ from pipelines.sources.addresses import HUB, resolved
 from pipelines.sources.files import find_files
 from pipelines.sources.parquet_columns import DAMAGED
 from pipelines.sources.row import SourceError
-from pipelines.sources.tables.delta_files import Kept, delta_files, without_deleted
+from pipelines.sources.tables.delta_files import KeptRows, delta_files, without_deleted
 from pipelines.spec import GivenSpec
 
 BATCH_BYTES = 1 << 24
@@ -134,7 +134,7 @@ def _table_parts(where: str, spec: GivenSpec) -> tuple[VectorPart, ...]:
 
 
 def _row_groups(
-    where: str, spec: GivenSpec, fragment: ds.ParquetFileFragment, schema: pa.Schema, kept: Kept | None = None
+    where: str, spec: GivenSpec, fragment: ds.ParquetFileFragment, schema: pa.Schema, kept: KeptRows | None = None
 ) -> Iterator[VectorPart]:
     """Yield the row groups of a file as parts; raise SourceError unless its columns are ids and lists of numbers.
 
@@ -154,7 +154,7 @@ def _row_groups(
 
 
 def _reader(
-    where: str, spec: GivenSpec, group: ds.ParquetFileFragment, schema: pa.Schema, kept: Kept | None
+    where: str, spec: GivenSpec, group: ds.ParquetFileFragment, schema: pa.Schema, kept: KeptRows | None
 ) -> Callable[[int], Iterator[pa.RecordBatch]]:
     options = ds.ParquetFragmentScanOptions(pre_buffer=False)  # else a whole row group is held as bytes
 

@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from infra.addresses import without_secrets
 from pipelines.counts import Counts
 from pipelines.sources.cells import Refused, Unreadable, shown
-from pipelines.sources.protocol import Record, Source, place_of
+from pipelines.sources.files import SourceFile
+from pipelines.sources.protocol import Record, Source
 from pipelines.sources.row import Row, SourceError
 from storage.commit import Provenance, append
 from storage.files.among import one_of
@@ -83,15 +84,17 @@ def close_superseded(
 ) -> None:
     """Resolve open quarantine rows from an earlier reading of the file that this reading did not refuse.
 
-    So does a file in the place of a compressed text that broke off: the row that stood for its rest.
+    A whole file in the place of a compressed text that broke off resolves the row that stood for the rest of that.
     """
-    same = pl.col("source").str.ends_with(f"@{source.sha256[:12]}")
-    broke_off = (pl.col("reason") == Reason.UNREADABLE_TEXT) & (pl.col("payload") == payload(place_of(source)))
     rows = open_rows(lake).filter(
-        pl.col("stage").is_in([counts.stage for counts in stages])
-        & (same | broke_off.fill_null(False))
-        & ~pl.col("quarantine_id").is_in(sorted(refused))
+        pl.col("stage").is_in([counts.stage for counts in stages]) & ~pl.col("quarantine_id").is_in(sorted(refused))
     )
+    same = rows["source"].str.ends_with(f"@{source.sha256[:12]}")
+    if isinstance(source, SourceFile):
+        broken = rows.filter(pl.col("reason") == Reason.UNREADABLE_TEXT).select("quarantine_id", "payload")
+        whole = [row for row, told in broken.iter_rows() if told and source.completes(json.loads(told))]
+        same |= rows["quarantine_id"].is_in(whole)
+    rows = rows.filter(same)
     resolve(lake, rows, f"{source.name} was read again and the row was not refused", provenance)
 
 

@@ -91,7 +91,10 @@ class File:
     def _is_of_content(self, error: OSError) -> bool:
         """Return whether an error of Arrow tells of what a file holds, and not of the store that holds it."""
         local = isinstance(self.filesystem, pafs.LocalFileSystem)
-        return local or _DECOMPRESSION.search(str(error)) is not None
+        told = str(error)
+        for name in self.path.split("/"):  # an error of a store may quote them
+            told = told.replace(name, "") if name else told
+        return local or _DECOMPRESSION.search(told) is not None
 
     def broken_off(self, error: OSError) -> SourceError:
         """Return the error to raise for a file that cannot be read to its end."""

@@ -1,9 +1,10 @@
 """Source files: discovery, and identity by content."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -21,7 +22,7 @@ from pipelines.sources.folders import (
     refuse_part_of_table,
     sorted_out,
 )
-from pipelines.sources.protocol import MAX_FAULTS, Found, Part, Record, RowCount, SourceKind, Spec, place_of
+from pipelines.sources.protocol import MAX_FAULTS, Found, Part, Record, RowCount, SourceKind, Spec
 from pipelines.sources.reading import check_file, read_file
 from pipelines.sources.row import Row, SourceError
 from pipelines.sources.row_count import PIECE_ROWS, rows_of_file
@@ -29,6 +30,10 @@ from pipelines.sources.text.broken_off import BLOCK_BYTES, Break, break_of, firs
 from storage.reasons import Reason
 
 Digests = Callable[[File], tuple[str, Break | None]]
+
+
+ADDRESS = "address"
+"""Value of the row that stands for the rest of a text: where it lies."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +90,33 @@ class SourceFile(File):
             yield part
             number = (part[-1].number if isinstance(part, list) else part.last) + 1
         if self.broken is not None:
-            yield [Row(number, place_of(self), Reason.UNREADABLE_TEXT, self.broken.told)]
+            sound = {"sound_bytes": self.broken.sound, "sound_sha256": self._start_hash(self.broken.sound)}
+            values = {"raw": self.file, ADDRESS: self.uri, **sound}
+            yield [Row(number, values, Reason.UNREADABLE_TEXT, self.broken.told)]
         if self.bytes_sha256 and _stamp(self) != self.stamp and self._digest_now() != self.bytes_sha256:
             raise SourceError(
                 f"{self.file} changed while it was read, so rows of its former content may be missing. Write a file "
                 "under another name, give it its own when it is complete, and run again: what was read is not read "
                 "twice."
             )
+
+    def completes(self, broken: Mapping[str, Any]) -> bool:
+        """Return whether it is whole and begins with what was read of a text that broke off at its address.
+
+        `broken` are the values of the row that stands for the rest of that text.
+        """
+        size = broken.get("sound_bytes")
+        if self.broken is not None or broken.get(ADDRESS) != self.uri or not size:
+            return False
+        return self._start_hash(size) == broken.get("sound_sha256")
+
+    def _start_hash(self, size: int) -> str:
+        """Return the hash of the first bytes of the content."""
+        digest = hashlib.sha256()
+        with first_bytes(super().open_stream(), size) as stream:
+            while block := stream.read(BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
 
     def _digest_now(self) -> str:
         return _digest(File(self.path, self.filesystem))[0]

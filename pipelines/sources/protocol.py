@@ -90,11 +90,6 @@ class Source(Protocol):
         """
 
 
-def place_of(source: Source) -> dict[str, str]:
-    """Return the values of a row that stands for all that cannot be read of a source: where it lies."""
-    return {"raw": source.file, "address": source.uri}
-
-
 def check_sources(sources: Iterable[Source], spec: Spec) -> None:
     """Raise one SourceError that names every source that is not as the recipe says."""
     faults = []

@@ -17,6 +17,7 @@ from flows.ingest import ingest
 from flows.nightly import nightly
 from flows.preflight.preflight import PlannedRun, preflight
 from flows.recipe import parse_recipe
+from pipelines.ingest.events.pseudonyms import KEY
 from pipelines.sources.row import SourceError
 from sidmill.release import open_trie
 from storage.errors import QuarantineBudgetExceeded
@@ -234,6 +235,34 @@ def test_a_compressed_file_that_breaks_off_costs_what_is_missing_until_it_is_who
     assert lake.rows("items") == 4015
     with pytest.raises(SourceError, match="cannot be read to its end"):
         ingest(lake.uri, items=[str(path)])
+
+
+def test_only_the_whole_of_a_log_that_broke_off_resolves_the_row_of_its_rest(
+    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not another log in its place; and the row is no user's, so pseudonyms leave it as it is."""
+    monkeypatch.setenv(KEY, "a key of thirty-two characters!!")
+    lake, some = Lake(str(tmp_path / "lake")), random.Random(0)
+
+    def log(users: list[str]) -> bytes:
+        rows = [f"{user},i0000,2026-09-01T00:00:{n % 60:02d}Z" for n, user in enumerate(users)]
+        return gzip.compress("\n".join(["user_id,item_id,event_time", *rows]).encode())
+
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "a.csv").write_text("user_id,item_id,event_time\nu,i0000,2026-09-01T00:00:00Z\n")
+    path, whole = tmp_path / "log" / "latest.csv.gz", log([some.randbytes(200).hex() for _ in range(900)])
+
+    def read(data: bytes) -> dict[str, int]:
+        path.write_bytes(data)
+        settings = ["interactions.pseudonyms=true"]
+        ingest(lake.uri, items=[str(small / "items.jsonl")], interactions=[str(tmp_path / "log")], overrides=settings)
+        return by_reason(lake)
+
+    assert read(whole[: len(whole) // 2]) == {"unreadable_text": 1}
+    assert "latest.csv.gz cannot be read to its end" in open_rows(lake)["detail"][0]
+    assert read(log(["another", "day"])) == {"unreadable_text": 1}
+    assert read(whole) == {}
+    assert lake.rows("interactions") == 903
 
 
 def test_one_in_an_object_store_costs_what_is_missing_too(

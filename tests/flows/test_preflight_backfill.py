@@ -66,6 +66,9 @@ def test_a_refit_says_how_much_may_change_and_refuses_a_cutoff_that_its_vectors_
     found = look(made, "refit.budget=0.1")
     assert found.errors == []
     assert "at most 10.0% of 40 SIDs change" in found.lines[MAKES][-1]
+    without = {name: each for name, each in read_release(made, "production").recipe.items() if name != "text"}
+    (told,) = preflight_backfill(PlannedBackfill(made, without, overrides=("refit.budget=0.1",))).errors
+    assert "the text encoder differs from the one that" in told
     early = look(made, "refit.budget=0.1", cutoff="2020-01-01")
     assert "too early for a refit" in early.errors[0]
     assert early.warnings == ["the recipe has [collaborative], but no event is visible: no behaviour vectors are made"]

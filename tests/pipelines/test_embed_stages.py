@@ -26,6 +26,7 @@ from pipelines.embed.text import describe_text
 from pipelines.embed.vision import describe_image
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
 from pipelines.vector_store import cached
+from storage.errors import DataCorrupt
 from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
 from tokenizer.arrays.executor import LOCAL_THREADS
@@ -213,19 +214,29 @@ def doubling() -> type:
             name = "doubling"
 
         def start(self) -> Callable[[int], int]:
-            return lambda number: 2 * number
+            def double(number: int) -> int:
+                if number < 0:
+                    raise DataCorrupt(f"{number} is damaged")
+                return 2 * number
+
+            return double
 
     return Doubling
 
 
-def test_many_units_are_sent_in_few_blocks_and_each_is_done_once(
+def test_many_units_are_sent_in_few_blocks_each_is_done_once_and_an_error_is_that_of_the_unit(
     monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
     monkeypatch.setattr(executors, "MAX_BLOCKS", 3)
+    blocks, place = list[int](), executors.placement
+    monkeypatch.setattr(executors, "placement", lambda *given: blocks.append(given[2]) or place(*given))
     units = list(range(100, 120))
     for compute in (InProcess(ComputeSpec()), OnRay(ComputeSpec(encoder_workers=2))):
         assert sorted(compute.map(doubling()(), units)) == [(number, 200 + 2 * number) for number in range(20)]
         assert list(compute.map(doubling()(), [])) == []
+        with pytest.raises(DataCorrupt, match="-1 is damaged"):
+            list(compute.map(doubling()(), [-1]))
+    assert blocks == [4, 1]
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from storage.files.among import one_of
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import INTERACTIONS as STAGE
+from storage.reasons import Reason
 from storage.schemas import INTERACTIONS
 
 CHUNK_ROWS = 1 << 18
@@ -128,7 +129,7 @@ class _Reader:
 
     def _reject(self, row: Row, error: Refused, counts: Counts) -> Reject:
         values, detail = row.values, error.detail
-        if self._pseudonyms is not None:
+        if self._pseudonyms is not None and error.reason != Reason.UNREADABLE_TEXT:  # which has a place, and no user
             values, detail = self._pseudonyms.of_refused(values, self._rules.spec.user_id, detail)
         counts.refuse(error.reason, row.rows, detail)
         return Reject(STAGE, error.reason, detail, self._source.name, row.number, None, payload(values))

@@ -17,7 +17,7 @@ from infra.addresses import SETTINGS, refuse_parameters
 from pipelines.sources.addresses import resolved
 from pipelines.sources.protocol import Found, Record, RowCount, SourceKind, Spec
 from pipelines.sources.row import SourceError
-from pipelines.sources.tables.delta_files import DeltaFiles, Kept, delta_files, without_deleted
+from pipelines.sources.tables.delta_files import DeltaFiles, KeptRows, delta_files, without_deleted
 from pipelines.sources.tables.versioned import TableVersion
 from storage.errors import in_one_line
 
@@ -33,7 +33,7 @@ class DeltaFile:
 
     table: "DeltaFolder"
     fragment: ds.ParquetFileFragment
-    kept: Kept | None = None
+    kept: KeptRows | None = None
 
     @property
     def name(self) -> str:

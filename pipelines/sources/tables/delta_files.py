@@ -3,7 +3,7 @@
 deltalake gives deletion vectors as they are, and refuses such a table as an Arrow data set, which would read all rows.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from urllib.parse import unquote
@@ -18,7 +18,7 @@ from deltalake.table import SUPPORTED_READER_FEATURES
 from numpy.typing import NDArray
 
 DELETION_VECTORS = "deletionVectors"
-Kept = NDArray[np.bool_]
+KeptRows = NDArray[np.bool_]
 """Whether each row of a file is kept; rows beyond the last are."""
 
 
@@ -28,7 +28,7 @@ class DeltaFiles:
 
     schema: pa.Schema
     fragments: Mapping[str, ds.ParquetFileFragment]
-    kept: Mapping[str, Kept]
+    kept: Mapping[str, KeptRows]
 
 
 def delta_files(table: DeltaTable, schema: pa.Schema | None = None) -> DeltaFiles:
@@ -56,9 +56,18 @@ def delta_files(table: DeltaTable, schema: pa.Schema | None = None) -> DeltaFile
     vectors = pa.table(table.deletion_vectors())
     kept = {}
     for uri, flags in zip(vectors["filepath"].to_pylist(), vectors["selection_vector"], strict=True):
-        (path,) = (each for each in fragments if unquote(uri).endswith(f"/{each}"))
-        kept[path] = np.asarray(flags.values, np.bool_)
+        kept[_path_of(unquote(uri), fragments)] = np.asarray(flags.values, np.bool_)
     return DeltaFiles(schema, fragments, kept)
+
+
+def _path_of(uri: str, paths: Container[str]) -> str:
+    """Return the longest end of the address of a file that is its path below the table."""
+    at = uri.find("/")
+    while at >= 0:
+        if uri[at + 1 :] in paths:
+            return uri[at + 1 :]
+        at = uri.find("/", at + 1)
+    raise DeltaProtocolError(f"The deletion vector of {uri} is of no file of the table")
 
 
 def _holds(values: Mapping[str, object], schema: pa.Schema) -> ds.Expression:
@@ -70,7 +79,7 @@ def _holds(values: Mapping[str, object], schema: pa.Schema) -> ds.Expression:
     return reduce(lambda one, other: one & other, conditions, ds.scalar(True))
 
 
-def without_deleted(batches: Iterator[pa.RecordBatch], kept: Kept | None) -> Iterator[pa.RecordBatch]:
+def without_deleted(batches: Iterator[pa.RecordBatch], kept: KeptRows | None) -> Iterator[pa.RecordBatch]:
     """Yield the batches of consecutive rows without those that are not kept."""
     start = 0
     for batch in batches:
