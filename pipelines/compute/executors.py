@@ -160,7 +160,7 @@ class OnRay:
             dataset = ray.data.from_arrow(blocks).map_batches(
                 actor,
                 batch_format="pyarrow",
-                batch_size=None,
+                batch_size=each,  # a number, which Ray Data asks for where workers take GPUs
                 compute=ray.data.ActorPoolStrategy(size=workers),
                 num_cpus=stage.num_cpus,
                 num_gpus=stage.num_gpus,
