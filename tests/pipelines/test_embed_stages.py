@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+import ray.data
 from made_contents import kind_of, made_contents
 from test_encoders import WHO
 from test_images import picture
@@ -228,7 +229,13 @@ def test_many_units_are_sent_in_few_blocks_each_is_done_once_and_an_error_is_tha
     monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
     monkeypatch.setattr(executors, "MAX_BLOCKS", 3)
-    blocks, place = list[int](), executors.placement
+    blocks, place, sizes, send = list[int](), executors.placement, list[object](), ray.data.Dataset.map_batches
+
+    def sized(self: Any, *given: Any, **named: Any) -> Any:
+        sizes.append(named["batch_size"])
+        return send(self, *given, **named)
+
+    monkeypatch.setattr(ray.data.Dataset, "map_batches", sized)
     monkeypatch.setattr(executors, "placement", lambda *given: blocks.append(given[2]) or place(*given))
     units = list(range(100, 120))
     for compute in (InProcess(ComputeSpec()), OnRay(ComputeSpec(encoder_workers=2))):
@@ -237,6 +244,7 @@ def test_many_units_are_sent_in_few_blocks_each_is_done_once_and_an_error_is_tha
         with pytest.raises(DataCorrupt, match="-1 is damaged"):
             list(compute.map(doubling()(), [-1]))
     assert blocks == [4, 1]
+    assert sizes == [6, 1], "where workers take GPUs, Ray Data takes no other size than a number"
 
 
 @pytest.mark.parametrize(
