@@ -28,7 +28,7 @@ from infra.settings import configure
 from plugins.registry import code_version
 
 # Exit codes; 130 is 128 + SIGINT and 143 is 128 + SIGTERM, as in a shell.
-USAGE, BLOCKED, FAILED, INTERRUPTED, TERMINATED = 2, 3, 1, 130, 143
+USAGE, BLOCKED, FAILED, TERMINATED = 2, 3, 1, 143
 # What to do about an error of the system that names a path.
 _PATH_REMEDIES = {
     errno.EISDIR: "give the path of a file, not of a folder",
@@ -150,7 +150,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _interrupted() -> int:
     print(f"sidmill: {stopped.message()}", file=sys.stderr)
-    return TERMINATED if stopped.state.stopped_by == signal.SIGTERM else INTERRUPTED
+    return TERMINATED if stopped.state.stopped_by == signal.SIGTERM else stopped.INTERRUPTED
 
 
 def _empty_argument(arguments: Sequence[str]) -> str | None:

@@ -5,6 +5,9 @@ import signal
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a command that Ctrl-C ended."""
+
 
 class Terminated(KeyboardInterrupt):
     """Raised in the main thread at SIGTERM, so that whatever ends well at Ctrl-C ends well at SIGTERM too."""
@@ -47,14 +50,25 @@ def message() -> str:
 
 def _interrupt(*_: Any) -> NoReturn:
     state.stopped_by = signal.SIGINT
+    if _nothing_is_begun():
+        os._exit(INTERRUPTED)
     raise KeyboardInterrupt
 
 
 def _terminate(*_: Any) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     state.stopped_by = signal.SIGTERM
-    if state.starts_run and not state.run_began:
-        # There is nothing to end well, and an exception may be lost: libraries that are imported catch any.
-        os.write(2, f"sidmill: {message()}\n".encode())
+    if _nothing_is_begun():
         os.kill(os.getpid(), signal.SIGTERM)
     raise Terminated
+
+
+def _nothing_is_begun() -> bool:
+    """Return whether no run was begun, and say so.
+
+    Then there is nothing to end well, and an exception may be lost: libraries that are imported catch any.
+    """
+    if not state.starts_run or state.run_began:
+        return False
+    os.write(2, f"sidmill: {message()}\n".encode())
+    return True
