@@ -223,6 +223,7 @@ import ray
 import pyarrow as pa
 from pipelines.compute.cluster import connect
 from pipelines.compute.executors import OnRay
+from pipelines.embed.protocol import apply
 from pipelines.embed.stages import EmbedText
 from pipelines.spec import ComputeSpec, TextSpec
 spec = ComputeSpec.model_validate({"stages": {"embed_text": {"num_gpus": 0.5}}})
@@ -232,7 +233,12 @@ def where():
     return os.sep.join(pipelines.__file__.split(os.sep)[:4]), ray.get_runtime_context().get_node_id()
 found = ray.get([ray.remote(where).options(scheduling_strategy="SPREAD").remote() for _ in range(8)])
 texts = pa.table({"item_id": ["a", "b", "c"], "text": ["one", "two", "three"]})
-encoded = pa.concat_tables(OnRay(spec).map(EmbedText, {"spec": TextSpec()}, texts, 2))
+class Texts:
+    stage = EmbedText
+    def start(self):
+        stage = EmbedText(TextSpec())
+        return lambda part: apply(stage, part)
+encoded = pa.concat_tables([made for _, made in OnRay(spec).map(Texts(), [texts.slice(0, 2), texts.slice(2)])])
 assert encoded["vector"].null_count == 0
 print(*sorted({folder for folder, _ in found}), len({node for _, node in found}), encoded.num_rows)
 """
