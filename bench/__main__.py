@@ -138,6 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
     ingest.add_argument("--events", type=_count, default=1_000_000, help="number of events of the log (1e6)")
     ingest.add_argument("--items", type=_count, default=100_000, help="number of items of the catalogue (1e5)")
     ingest.add_argument("--rounds", type=int, default=3, help="number of measurements of each figure (3)")
+    ingest.add_argument("--workers", action="store_true", help="measure Parquet read by workers of Ray, and no texts")
     memory = _benchmark(names, "speed.ingest_memory", "memory of an ingest of a log, by its number of events")
     memory.add_argument("--events", type=_count, default=10_000_000, help="number of events of the log (1e7)")
     stream = _benchmark(names, "speed.stream", "events per second of an ingest from Kafka, compared with a file")

@@ -100,7 +100,7 @@ def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provena
 
 
 def write_files(lake: Lake, table: str, rows: pa.Table, key: str) -> list[AddAction]:
-    """Write rows for `append_files`, in any process, and return the log entries of their files."""
+    """Write rows for `append_files` or `append_decided`, in any process, and return the log entries of their files."""
     return write_rows(lake.table_files(table), TABLES[table], conform(table, rows), key)
 
 
@@ -132,20 +132,26 @@ def append_files(
     raise CommitConflict(_lost(lake, table))
 
 
+Decided = tuple[pa.Table | list[AddAction], str]
+"""Rows to append, or the files that `write_files` made of them, and their idempotency key."""
+
+
 def append_decided(
-    lake: Lake, table: str, decide: Callable[[int], tuple[pa.Table, str] | None], provenance: Provenance
+    lake: Lake, table: str, decide: Callable[[int], Decided | None], provenance: Provenance
 ) -> Commit | None:
     """Append the rows that `decide` makes of a version of the table, only if no other commit came between.
 
-    `decide` gets the version and returns rows with their idempotency key, or None if there is nothing to write; it is
-    called again after a lost race. Return None if it did. Raise CommitConflict after ATTEMPTS lost races.
+    `decide` gets the version, and returns None if there is nothing to write; it is called again after a lost race.
+    Return None if it did. Raise CommitConflict after ATTEMPTS lost races.
     """
     for attempt in range(ATTEMPTS):
         handle = lake.open_or_create(table)
         decided = decide(handle.version())
         if decided is None:
             return None
-        rows, key = conform(table, decided[0]), decided[1]
+        rows, key = decided
+        if isinstance(rows, pa.Table):
+            rows = conform(table, rows)
         if handle.transaction_version(key) is not None:
             return Commit(TableRef(table, committed_version(handle, key)), written=False)
         files = _commit_alone(OpenTable(lake, table, handle), rows, provenance, key=key)
@@ -215,19 +221,21 @@ def swap(
 
 def _commit_alone(
     opened: OpenTable,
-    rows: pa.Table,
+    rows: pa.Table | list[AddAction],
     provenance: Provenance,
     instead: tuple[RemoveAction, ...] = (),
     key: str = "",
 ) -> list[AddAction]:
-    """Commit rows, or new files `instead` of the files that hold their rows now; return the new files.
+    """Commit rows, given as files or not, or new files `instead` of those that hold their rows now; return the files.
 
     Return none if another commit came between. New files are deleted then, but with a `key`: another writer may be
     about to commit the same rows in files of the same names.
     """
     lake, table = opened.lake, opened.table
     place = lake.table_files(table)
-    files = write_rows(place, TABLES[table], rows, key or secrets.token_hex(8), news=not instead)
+    files = rows
+    if isinstance(files, pa.Table):
+        files = write_rows(place, TABLES[table], files, key or secrets.token_hex(8), news=not instead)
     try:
         _commit(opened, [*files, *instead], provenance, key, alone=True)
     except CommitFailedError:

@@ -1,4 +1,7 @@
-"""Ingest of a catalogue and a log beside the bare pipeline: `python -m bench ingest`. Medians of several rounds."""
+"""Ingest of a catalogue and a log beside the bare pipeline: `python -m bench ingest`. Medians of several rounds.
+
+With `--workers`, those of a Ray cluster on this machine read the partitions. The bare pipeline has all cores either way.
+"""
 
 import argparse
 import resource
@@ -18,10 +21,12 @@ import pyarrow as pa
 from deltalake import write_deltalake
 
 from bench.speed.ingest_text import KINDS, Steps, measure_all, report, write_texts
+from pipelines.compute.executors import Compute, OnRay
 from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.items.ingest import ingest_items
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
+from pipelines.spec import ComputeSpec
 from storage.commit import Provenance
 from storage.lake import Lake
 
@@ -104,6 +109,9 @@ def run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         catalogue, log = made(folder, options.events, options.items)
+        if options.workers:
+            run_workers(folder, catalogue, log, options)
+            return
         write_texts(catalogue, log)
         steps = Steps()
         lakes = iter(Lake(str(folder / f"lake-{number}")) for number in range(1_000))
@@ -133,6 +141,26 @@ def run(options: argparse.Namespace) -> None:
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, benchmark included")
 
 
+def run_workers(folder: Path, catalogue: Path, log: Path, options: argparse.Namespace) -> None:
+    """Print the rates of an ingest by workers, of one in this process, and of the bare pipeline."""
+    compute = OnRay(ComputeSpec())
+    compute.run(len, "start the cluster")
+    for number in range(options.rounds):
+        tables = {kind: folder / f"{number}-{at}" for at, kind in enumerate(HASHES)}
+        for kind, hashed in HASHES.items():
+            bare = partial(bare_catalogue, catalogue, Path(f"{tables[kind]}-items"), hashed)
+            _timed(f"items, bare, {kind}", options.items, bare)
+            bare = partial(bare_log, log, catalogue, Path(f"{tables[kind]}-log"), hashed)
+            _timed(f"events, bare, {kind}", options.events, bare)
+        for name, by in (("in one process", None), ("by workers", compute)):
+            lake = Lake(str(folder / f"lake-{number}-{name}"))
+            _timed(f"items {name}", options.items, partial(read_items, lake, catalogue, by))
+            _timed(f"events {name}", options.events, partial(read_log, lake, log, by))
+    for name, rates in RATES.items():
+        shares = ", ".join(f"{rate:,.0f}" for rate in rates)
+        print(f"{name:<40} {statistics.median(rates):>12,.0f} a second ({shares})")
+
+
 HASHES: dict[str, Hashed] = {"a 64-bit hash of polars": by_polars, "MD5 of DuckDB": by_md5}
 RATES: dict[str, list[float]] = {}
 
@@ -143,11 +171,11 @@ def _timed(name: str, rows: int, work: Callable[[], None]) -> None:
     RATES.setdefault(name, []).append(rows / (time.perf_counter() - start))
 
 
-def read_items(lake: Lake, path: Path) -> None:
+def read_items(lake: Lake, path: Path, compute: Compute | None = None) -> None:
     (source,) = find_sources(str(path))
-    ingest_items(lake, source, ItemsWithoutImages.of(ItemsSpec()), NOW, WHO)
+    ingest_items(lake, source, ItemsWithoutImages.of(ItemsSpec()), NOW, WHO, compute)
 
 
-def read_log(lake: Lake, path: Path) -> None:
+def read_log(lake: Lake, path: Path, compute: Compute | None = None) -> None:
     (source,) = find_sources(str(path))
-    ingest_interactions(lake, source, InteractionsSpec(), NOW, WHO)
+    ingest_interactions(lake, source, InteractionsSpec(), NOW, WHO, compute=compute)

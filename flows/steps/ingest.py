@@ -39,8 +39,9 @@ def ingest(
     download. Items of the release `base` are known without reading the catalogue.
     """
     mapping = run.recipe.items if run.recipe.image is not None else ItemsWithoutImages.of(run.recipe.items)
-    _read(run, "items", "ingest items", items, mapping, ingest_items)
-    reader = partial(ingest_interactions, has=None if base is None else partial(_is_item, run, base))
+    _read(run, "items", "ingest items", items, mapping, partial(ingest_items, compute=run.compute))
+    has = None if base is None else partial(_is_item, run, base)
+    reader = partial(ingest_interactions, has=has, compute=run.compute)
     _read(run, "interactions", "ingest log", interactions, run.recipe.interactions, reader)
     if fetch and (fetched := fetch_again(run.lake, run.recipe.items, run.clock, run.provenance())):
         run.say(f"  {fetched:,} items got pictures that could not be fetched before")

@@ -43,17 +43,19 @@ SHIPPED = (
 """Environment variables sent to workers of a cluster started elsewhere."""
 
 
-def fix_threads(threads: int) -> None:
+def fix_threads(threads: int, torch_too: bool = True) -> None:
     """Set fixed thread counts: workers do not compete for cores, and results do not depend on the machine.
 
     Texts are split into tokens on all of them too: with one thread a card waits for tokens most of the time.
     """
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+    names = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS"
+    for name in names:
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
-    import torch
+    if torch_too:  # which takes seconds to import
+        import torch
 
-    torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
 
 
 def machine_cpus() -> int:

@@ -22,7 +22,8 @@ from learning.threads import one_thread
 from pipelines.compute.cluster import begin_to_connect, connect, fix_threads, machine_cpus
 from pipelines.compute.placement import StageError, placement, task_options
 from pipelines.compute.shared_rows import shared, shared_items
-from pipelines.spec import ComputeSpec
+from pipelines.spec import TASKS, ComputeSpec
+from storage.hashing.content_hash import hash_in_place
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import SPAN, Items, Rows
@@ -280,7 +281,8 @@ def _actor_of(job: Job[Any, Any], threads: int) -> type:
 
     class JobActor:
         def __init__(self) -> None:
-            fix_threads(threads)
+            fix_threads(threads, torch_too=getattr(job.stage, "name", "") != TASKS)
+            hash_in_place()
             self._work = job.start()
 
         def __call__(self, batch: pa.Table) -> pa.Table:

@@ -4,11 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 from pipelines.compute.cluster import machine_cpus
+from pipelines.compute.ray_address import foreign_address
 from pipelines.spec import TASKS, ComputeSpec, StageSpec
 
 
 class StageError(ValueError):
     """Raised when a stage cannot be constructed in the process that runs it."""
+
+
+class TaskStage:
+    """Stage of a job that loads no model."""
+
+    name = TASKS
 
 
 def placement(
@@ -24,8 +31,10 @@ def placement(
     share = float(min(1.0, gpus)) if asked.num_gpus is None else asked.num_gpus
     if fault := lacking(name, asked.model_copy(update={"num_gpus": share}), cluster):
         raise StageError(fault)
-    served = int(gpus / share) if share else int(machine_cpus() / asked.num_cpus)
-    workers = max(1, min(asked.workers or spec.encoder_workers or served, blocks))
+    cpus = machine_cpus() if foreign_address() is None else cluster.get("CPU", 1.0)
+    served = int(gpus / share) if share else int(cpus / asked.num_cpus)
+    wanted = asked.workers or (0 if name == TASKS else spec.encoder_workers) or served
+    workers = max(1, min(wanted, blocks))
     return asked.model_copy(update={"num_gpus": share}), workers
 
 

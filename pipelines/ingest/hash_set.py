@@ -10,6 +10,9 @@ from typing import IO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
+
+from pipelines.sources.row import SourceError
 
 Hashes = npt.NDArray[np.uint64]
 BLOCK = 1 << 19
@@ -17,6 +20,28 @@ BLOCK = 1 << 19
 IN_MEMORY = 1 << 22
 """Most hashes of a run in memory; longer runs are files."""
 _NONE = np.zeros(0, np.uint64)
+
+
+_PROBE = pl.Series(["sidmill"])
+
+
+def id_hashes(ids: pl.Series) -> Hashes:
+    """Return a hash of each id, which all processes with the same version of polars compute alike."""
+    return ids.hash().to_numpy()
+
+
+def hash_probe() -> int:
+    """Return a hash by which another process can tell whether it hashes as this one does."""
+    return int(id_hashes(_PROBE)[0])
+
+
+def require_same_hashes(probe: int) -> None:
+    """Raise SourceError unless this process hashes as the one that made the probe."""
+    if hash_probe() != probe:
+        raise SourceError(
+            f"this worker has polars {pl.__version__}, which hashes ids otherwise than that of the process of the run: "
+            "install the same version on all nodes"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,18 @@ from pipelines.sources.folders import (
     refuse_part_of_table,
     sorted_out,
 )
-from pipelines.sources.protocol import MAX_FAULTS, Found, Part, Record, RowCount, SourceKind, Spec
+from pipelines.sources.parquet_columns import row_groups
+from pipelines.sources.protocol import (
+    MAX_FAULTS,
+    Found,
+    Part,
+    Partition,
+    Record,
+    RowCount,
+    SourceKind,
+    Spec,
+    partitions_of,
+)
 from pipelines.sources.reading import check_file, read_file
 from pipelines.sources.row import Row, SourceError
 from pipelines.sources.row_count import PIECE_ROWS, rows_of_file
@@ -93,6 +104,20 @@ class SourceFile(File):
             sound = {"sound_bytes": self.broken.sound, "sound_sha256": self._start_hash(self.broken.sound)}
             values = {"raw": self.file, ADDRESS: self.uri, **sound}
             yield [Row(number, values, Reason.UNREADABLE_TEXT, self.broken.told)]
+        self._check_same()
+
+    def partitions(self, spec: Spec) -> list[Partition]:
+        """Return the row groups of Parquet; rows of a text have numbers only if those before are read."""
+        if self.suffix != ".parquet":
+            return []
+        with self.reading(), self.filesystem.open_input_file(self.path) as stream:
+            return partitions_of(enumerate(row_groups(stream)))
+
+    def partition_parts(self, partition: Partition, spec: Spec, rows: int) -> Iterator[Part]:
+        yield from read_file(self, self.columns, spec, rows, int(partition.name))
+        self._check_same()
+
+    def _check_same(self) -> None:
         if self.bytes_sha256 and _stamp(self) != self.stamp and self._digest_now() != self.bytes_sha256:
             raise SourceError(
                 f"{self.file} changed while it was read, so rows of its former content may be missing. Write a file "

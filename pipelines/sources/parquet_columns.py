@@ -72,8 +72,11 @@ def parquet_columns(
     mapped: Collection[str],
     rows: int,
     unread: Collection[str] = (),
+    only: int | None = None,
 ) -> Iterator[Columns | Row]:
     """Yield the rows in batches of at most `rows`, with the columns of `selected`, or all but `unread` if None.
+
+    `only` is the number of the one row group to read.
 
     A part that cannot be read is a Row with a reason and its number of rows. `mapped` names the columns with a meaning.
     Raise SourceError if two columns have the name of a requested one.
@@ -92,19 +95,29 @@ def parquet_columns(
     first = 0
     for group in groups:
         expected = table.metadata.row_group(group).num_rows
-        number = first
+        number, first = first, first + expected
+        if only not in (None, group):
+            continue
         try:
             for batch in _batches(table, group, wanted, rows):
                 renamed = batch.rename_columns([named[name] for name in batch.schema.names]) if batch.columns else batch
                 yield Columns(number, renamed, names, exact_times=selected is not None)
                 number += batch.num_rows
-            if number != first + expected:
-                raise OSError(f"it gives {number - first:,} rows")
+            if number != first:
+                raise OSError(f"it gives {number - first + expected:,} rows")
         except DAMAGED as error:
-            lost = first + expected - number
-            detail = f"{file}: rows {number:,} to {first + expected - 1:,} cannot be read: {error}"
+            lost = first - number
+            detail = f"{file}: rows {number:,} to {first - 1:,} cannot be read: {error}"
             yield Row(number, {"raw": file}, Reason.UNREADABLE_PARQUET, detail, rows=lost)
-        first += expected
+
+
+def row_groups(stream: pa.NativeFile) -> list[int]:
+    """Return the rows of each row group; none of a file that is empty or cannot be read."""
+    try:
+        metadata = pq.ParquetFile(stream).metadata
+    except DAMAGED:
+        return []
+    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
 
 def _no_parquet(stream: pa.NativeFile, error: Exception) -> str:

@@ -126,6 +126,42 @@ class Counted(Protocol):
 
 
 @dataclass(frozen=True)
+class Partition:
+    """Consecutive rows that a source can read by themselves.
+
+    It has the number of the first row, how many there are, and what the source calls them.
+    """
+
+    first: int
+    rows: int
+    name: str | int
+
+
+def partitions_of(rows: Iterable[tuple[str | int, int]]) -> list[Partition]:
+    """Return the partitions with these names and numbers of rows, in order, without those of no rows."""
+    found, first = list[Partition](), 0
+    for name, size in rows:
+        if size:
+            found.append(Partition(first, size, name))
+        first += size
+    return found
+
+
+@runtime_checkable
+class Partitioned(Protocol):
+    """A source of which several processes may read partitions. It pickles."""
+
+    def partitions(self, spec: Spec) -> list[Partition]:
+        """Return the partitions in order, which have all rows; none where rows can be read only in their order.
+
+        Cheap: reads metadata.
+        """
+
+    def partition_parts(self, partition: Partition, spec: Spec, rows: int) -> Iterator[Part]:
+        """Yield the rows of a partition. The parts of all partitions are those that `parts` yields."""
+
+
+@dataclass(frozen=True)
 class Found:
     """Sources at an address, and warnings about what lies there and is not read."""
 

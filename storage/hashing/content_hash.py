@@ -52,8 +52,17 @@ def _hexadecimal(found: bytes) -> pl.Series:
     return pl.Series("content_hash", column.cast(pa.large_binary()), dtype=pl.Binary).bin.encode("hex")
 
 
+_in_place = False
+
+
+def hash_in_place() -> None:
+    """Start no process beside this one from now on, as where the other cores have work of their own."""
+    global _in_place
+    _in_place = True
+
+
 def _digests(data: memoryview, ends: Offsets) -> bytes:
-    if len(ends) >= MIN_BESIDE and len(os.sched_getaffinity(0)) > 1:
+    if len(ends) >= MIN_BESIDE and len(os.sched_getaffinity(0)) > 1 and not _in_place:
         found = _beside.digests(data, ends)
         if found is not None:
             return found

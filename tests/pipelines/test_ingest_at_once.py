@@ -1,4 +1,7 @@
-"""Two runs that read sources with common rows at once store what they would have stored one after the other."""
+"""Two runs that read sources with common rows at once store what they would have stored one after the other.
+
+One of them may have workers that read partitions.
+"""
 
 import itertools
 from collections.abc import Callable
@@ -8,17 +11,22 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_whole_ingest import partitions_for
 
 import storage.commit
+from pipelines.compute.executors import Compute, InProcess
 from pipelines.ingest.events import ingest as events_ingest
 from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.items import ingest as items_ingest
 from pipelines.ingest.items.ingest import ingest_items
 from pipelines.sources.files import find_sources
-from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
+from pipelines.sources.protocol import Source
+from pipelines.sources.source_spec import InteractionsSpec, ItemsWithoutImages
+from pipelines.spec import ComputeSpec
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.releases.catalogue import catalogue
@@ -46,59 +54,80 @@ def log_file(folder: Path, name: str, events: list[str]) -> Path:
     """A log; the event of a letter is the same in every log."""
     path = folder / f"{name}.csv"
     rows = [f"e-{each},u,i,{(FIRST + timedelta(hours=ord(each))).isoformat()}" for each in events]
-    path.write_text("\n".join(["event_id,user_id,item_id,event_time", *rows]) + "\n")
+    return written(path, ["event_id,user_id,item_id,event_time", *rows])
+
+
+def written(path: Path, lines: list[str]) -> Path:
+    """Write a CSV and, beside it, the same rows as Parquet in partitions."""
+    path.write_text("\n".join(lines) + "\n")
+    pq.write_table(pl.read_csv(path, infer_schema=False).to_arrow(), path.with_suffix(".parquet"), row_group_size=2)
     return path
 
 
-def read_log(lake: Lake, path: Path) -> int:
-    return ingest_interactions(lake, find_sources(str(path))[0], InteractionsSpec(), NOW, WHO).stages[0].out
+def read_log(lake: Lake, path: Path, by_workers: bool = False) -> int:
+    source, compute = source_of(path, by_workers)
+    return ingest_interactions(lake, source, InteractionsSpec(), NOW, WHO, compute=compute).stages[0].out
 
 
-def read_items(lake: Lake, path: Path) -> int:
-    return ingest_items(lake, find_sources(str(path))[0], ItemsSpec(), NOW, WHO).stages[0].out
+def read_items(lake: Lake, path: Path, by_workers: bool = False) -> int:
+    source, compute = source_of(path, by_workers)
+    return ingest_items(lake, source, ItemsWithoutImages(), NOW, WHO, compute).stages[0].out
+
+
+def source_of(path: Path, by_workers: bool) -> tuple[Source, Compute | None]:
+    found = find_sources(str(path.with_suffix(".parquet") if by_workers else path))[0]
+    return found, InProcess(ComputeSpec()) if by_workers else None
 
 
 def items_file(folder: Path, name: str, titles: dict[str, str]) -> Path:
     path = folder / f"{name}.csv"
-    path.write_text("\n".join(["item_id,title", *(f"{item},{title}" for item, title in titles.items())]) + "\n")
-    return path
+    return written(path, ["item_id,title", *(f"{item},{title}" for item, title in titles.items())])
 
 
-@given(first=LOGS, second=LOGS, chunk=st.integers(1, 8), place=st.integers(0, 2))
-@settings(max_examples=8, deadline=None)
+@given(first=LOGS, second=LOGS, chunk=st.integers(1, 8), place=st.integers(0, 2), by_workers=st.booleans())
+@settings(max_examples=16, deadline=None)
 def test_an_event_of_two_logs_that_are_read_at_once_is_stored_once(
-    first: list[str], second: list[str], chunk: int, place: int
+    first: list[str], second: list[str], chunk: int, place: int, by_workers: bool
 ) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(events_ingest, "CHUNK_ROWS", chunk)
+        monkeypatch.setattr(events_ingest, "partitions_for_workers", partitions_for)
         lake = Lake(f"{folder}/lake")
         read_items(lake, items_file(Path(folder), "items", {"i": "mug"}))
         logs = [log_file(Path(folder), name, rows) for name, rows in (("one", first), ("two", second))]
-        written = list[int]()
-        between(monkeypatch, place, lambda: written.append(read_log(lake, logs[1])))
-        written.append(read_log(lake, logs[0]))
+        counts = list[int]()
+        between(monkeypatch, place, lambda: counts.append(read_log(lake, logs[1])))
+        counts.append(read_log(lake, logs[0], by_workers))
         stored = lake.frame("interactions")["event_id"].to_list()
-        expected = {*first, *second} if len(written) == 2 else {*first}
+        expected = {*first, *second} if len(counts) == 2 else {*first}
         assert sorted(stored) == sorted(f"e-{each}" for each in expected)
-        assert sum(written) == len(stored), "each run counts what it wrote itself"
+        assert sum(counts) == len(stored), "each run counts what it wrote itself"
 
 
 TITLES = st.dictionaries(st.sampled_from("abcd"), st.sampled_from(["mug", "cup"]), min_size=1)
 
 
-@given(before=TITLES, first=TITLES, second=TITLES, chunk=st.integers(1, 4), place=st.integers(0, 2))
-@settings(max_examples=8, deadline=None)
+@given(
+    before=TITLES,
+    first=TITLES,
+    second=TITLES,
+    chunk=st.integers(1, 4),
+    place=st.integers(0, 2),
+    by_workers=st.booleans(),
+)
+@settings(max_examples=16, deadline=None)
 def test_an_item_of_two_catalogues_that_are_read_at_once_gets_a_revision_for_each_change(
-    before: dict[str, str], first: dict[str, str], second: dict[str, str], chunk: int, place: int
+    before: dict[str, str], first: dict[str, str], second: dict[str, str], chunk: int, place: int, by_workers: bool
 ) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(items_ingest, "CHUNK_ROWS", chunk)
+        monkeypatch.setattr(items_ingest, "partitions_for_workers", partitions_for)
         lake = Lake(f"{folder}/lake")
         named = (("before", before), ("one", first), ("two", second))
         files = [items_file(Path(folder), name, rows) for name, rows in named]
         read_items(lake, files[0])
         between(monkeypatch, place, lambda: read_items(lake, files[2]))
-        read_items(lake, files[1])
+        read_items(lake, files[1], by_workers)
         rows = lake.frame("items").sort("item_id", "revision")
         revisions = rows.group_by("item_id", maintain_order=True).agg("revision", "title")
         for _, numbers, titles in revisions.iter_rows():

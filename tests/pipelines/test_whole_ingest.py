@@ -1,4 +1,4 @@
-"""Ingest as a whole, in columns and chunks, against a loop that reads row after row and keeps dictionaries."""
+"""Ingest as a whole, in columns, chunks and partitions, against a loop over rows that keeps dictionaries."""
 
 import hashlib
 import json
@@ -9,12 +9,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from source_rows import NOW, WHO, read_rows
 from test_admission import Slow
 
+from pipelines.compute.executors import Compute, InProcess
 from pipelines.counts import Counts
 from pipelines.ingest.events import ingest as events_ingest
 from pipelines.ingest.events.rows import EventRules
@@ -22,8 +24,9 @@ from pipelines.ingest.items import ingest as items_ingest
 from pipelines.ingest.items.rows import item_of
 from pipelines.sources.cells import Refused
 from pipelines.sources.files import find_sources
-from pipelines.sources.protocol import Source
-from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
+from pipelines.sources.protocol import Partition, Source, Spec
+from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
+from pipelines.spec import ComputeSpec
 from storage import reasons as reasons_of
 from storage.lake import Lake
 from storage.releases.catalogue import catalogue
@@ -33,6 +36,7 @@ Outcome: TypeAlias = tuple[int, int, int, dict[str, int]]
 """Rows in, written and unchanged, and rows refused by reason."""
 
 ITEMS = ItemsSpec(deleted="deleted")
+NO_PICTURES = ItemsWithoutImages.of(ITEMS)
 EVENTS = InteractionsSpec(session_id="session", value="price")
 IDS = st.sampled_from(["a", "b", "c", "d", "é", "ｅ", "", "null", " a", "x" * 300, 7, 7.0, 1.5, True, None])
 WORDS = st.sampled_from(
@@ -52,15 +56,24 @@ EVENT = st.fixed_dictionaries(
 
 
 def write(path: Path, rows: Rows, kind: str) -> Source:
-    """Write rows as JSON lines, or as CSV, where a cell is its text."""
+    """Write rows as JSON lines, or as CSV or Parquet with small row groups, where a cell is its text."""
     names = list(dict.fromkeys(name for row in rows for name in row))
+    texts = [{name: _text(row.get(name)) for name in names} for row in rows]
+    table = pl.DataFrame(texts, dict.fromkeys(names, pl.String))
     if kind == "csv":
-        texts = [{name: _text(row.get(name)) for name in names} for row in rows]
-        pl.DataFrame(texts, dict.fromkeys(names, pl.String)).write_csv(path)
+        table.write_csv(path)
+    elif kind == "parquet":
+        pq.write_table(table.to_arrow(), path, row_group_size=2)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (source,) = find_sources(str(path))
     return source
+
+
+def partitions_for(source: Any, spec: Spec, compute: Compute | None) -> list[Partition]:
+    """Return the partitions of a source, also of a small one and without a cluster."""
+    found: list[Partition] = source.partitions(spec) if compute is not None else []
+    return found
 
 
 def _text(value: Any) -> str | None:
@@ -140,30 +153,33 @@ def outcome(counts: Counts) -> Outcome:
     return counts.rows_in, counts.out, counts.unchanged, {str(name): rows for name, rows in counts.by_reason.items()}
 
 
-KIND = st.sampled_from(["jsonl", "csv"])
+KIND = st.sampled_from(["jsonl", "csv", "parquet"])
 CATALOGUES = st.lists(st.tuples(st.lists(ITEM, min_size=1, max_size=7), KIND), min_size=1, max_size=2)
 LOGS = st.lists(st.tuples(st.lists(EVENT, min_size=1, max_size=7), KIND), min_size=1, max_size=2)
 
 
-@settings(max_examples=20, deadline=None)
-@given(catalogues=CATALOGUES, logs=LOGS, chunk=st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
+@given(catalogues=CATALOGUES, logs=LOGS, chunk=st.integers(1, 4), by_workers=st.booleans())
 def test_what_is_stored_and_refused_is_what_a_loop_over_rows_stores_and_refuses(
-    catalogues: list[tuple[Rows, str]], logs: list[tuple[Rows, str]], chunk: int
+    catalogues: list[tuple[Rows, str]], logs: list[tuple[Rows, str]], chunk: int, by_workers: bool
 ) -> None:
-    """Also when the first catalogue and the first log are read again after the others."""
+    """Also when the first catalogue and the first log are read again after the others, and by workers."""
     shop = SlowShop()
+    compute = InProcess(ComputeSpec()) if by_workers else None
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(items_ingest, "CHUNK_ROWS", chunk)
         patch.setattr(events_ingest, "CHUNK_ROWS", chunk)
+        patch.setattr(events_ingest, "partitions_for_workers", partitions_for)
+        patch.setattr(items_ingest, "partitions_for_workers", partitions_for)
         folder = Path(name)
         lake = Lake(str(folder / "lake"))
         named = [write(folder / f"items-{at}.{kind}", rows, kind) for at, (rows, kind) in enumerate(catalogues)]
         for source in (*named, named[0]):
-            counts = items_ingest.ingest_items(lake, source, ITEMS, NOW, WHO).stages[0]
+            counts = items_ingest.ingest_items(lake, source, NO_PICTURES, NOW, WHO, compute).stages[0]
             assert outcome(counts) == shop.read_items(source)
         sources = [write(folder / f"log-{at}.{kind}", rows, kind) for at, (rows, kind) in enumerate(logs)]
         for source in (*sources, sources[0]):
-            counts = events_ingest.ingest_interactions(lake, source, EVENTS, NOW, WHO).stages[0]
+            counts = events_ingest.ingest_interactions(lake, source, EVENTS, NOW, WHO, compute=compute).stages[0]
             assert outcome(counts) == shop.read_log(source)
         check_items(lake, shop)
         check_events(lake, shop)

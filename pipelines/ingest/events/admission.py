@@ -1,6 +1,5 @@
 """Events that go into the table `interactions`: those of known items, each once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -8,16 +7,20 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.dataset as ds
 
+from pipelines.ingest.accounting import content_key
 from pipelines.ingest.events.ids import content_ids
 from pipelines.ingest.events.known_items import Has, KnownItems, known_items
 from pipelines.ingest.events.near_ids import near_ids
-from pipelines.ingest.hash_set import SeenHashes
+from pipelines.ingest.hash_set import Hashes, SeenHashes, id_hashes
+from storage.commit import Commit
 from storage.files.among import Among
 from storage.files.data_files import DataFile
 from storage.lake import Lake
 from storage.reasons import Reason
+from storage.schemas import INTERACTIONS
 
 SAME = ("user_id", "item_id", "event_type", "event_time")
 """Fields in which an event that is delivered again must agree."""
@@ -29,6 +32,8 @@ few files are read. An id that is a hash of the content, with the time in it, co
 _STORED = ["event_id", "source", "source_offset", *SAME]
 Refusal = tuple[dict[str, Any], str, str]
 """An event, the reason, and the detail."""
+Times = tuple[datetime, datetime]
+"""First and last event time."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Admission:
         self._lake = lake
         self._items = KnownItems(lake, has)
         self._seen = SeenHashes()
-        self._own_files: dict[str, tuple[datetime, datetime]] = {}
+        self._own_files: dict[str, Times] = {}
+        self._version: int | None = None
 
     def recognised(self, events: pl.DataFrame) -> pl.DataFrame:
         """Add a column `known`: whether the catalogue has the event's item."""
@@ -75,11 +81,24 @@ class Admission:
         refused.sort(key=lambda each: each[0]["source_offset"])
         return Admitted(kept, _with_near_ids(self._lake, refused), int((found["outcome"] == "unchanged").sum()))
 
-    def written(self, events: pl.DataFrame, files: Sequence[str]) -> None:
-        """Take note of admitted events that were written, and of the files that hold them."""
-        self._seen.add(_hashes(events))
-        if files:
-            self._own_files |= dict.fromkeys(files, _times(events))
+    def begin(self, version: int) -> None:
+        """Take note of the version beside which workers judge."""
+        self._version = version
+
+    def confirms(self, ids: Hashes, version: int) -> bool:
+        """Return whether a worker's judgement of events with these ids stands at a version of the table.
+
+        It does if this source alone was written since, and the ids are of no event that was written.
+        """
+        return version == self._version and not self._seen.has(ids).any()
+
+    def written(self, ids: Hashes, times: Times | None, commit: Commit | None) -> None:
+        """Take note of admitted events that were written: the hashes of their ids, first and last time, and commit."""
+        self._seen.add(ids)
+        if commit is not None and commit.files and times is not None:
+            self._own_files |= dict.fromkeys(commit.files, times)
+            if self._version is not None and commit.ref.version == self._version + 1:
+                self._version = commit.ref.version
 
     def _judged(self, events: pl.DataFrame, within: timedelta, version: int | None) -> pl.DataFrame:
         """Return `outcome` for each event: "" to be kept, "unchanged", or the reason to refuse it."""
@@ -96,7 +115,7 @@ class Admission:
 
         `within` is 0 where an id is a hash of the content, with the time in it.
         """
-        hashes = _hashes(events)
+        hashes = id_hashes(events["event_id"])
         before = self._seen.has(hashes)
         if before.any():
             own = self._own_ids(events.filter(pl.Series(before)), whenever=bool(within))
@@ -112,7 +131,7 @@ class Admission:
 
     def _own_ids(self, events: pl.DataFrame, whenever: bool) -> pl.Series:
         """Return the ids of some events that this source has written before: at the same times, or `whenever`."""
-        first, last = _times(events)
+        first, last = times_of(events)
         found = [pl.Series([], dtype=pl.String)]
         for path, (low, high) in sorted(self._own_files.items()):
             if whenever or (low <= last and first <= high):
@@ -126,7 +145,7 @@ class Admission:
 
         Only events `within` a difference of their event times are read.
         """
-        low, high = _times(events)
+        low, high = times_of(events)
         first = max(low, EARLIEST + within) - within
         last = min(high, LATEST - within) + within
         where = (ds.field("event_time") >= first) & (ds.field("event_time") <= last)
@@ -135,7 +154,7 @@ class Admission:
         return pl.DataFrame(rows).unique("event_id", keep="last")
 
 
-def _times(events: pl.DataFrame) -> tuple[datetime, datetime]:
+def times_of(events: pl.DataFrame) -> Times:
     """Return the first and the last time of some events."""
     low, high = events["event_time"].min(), events["event_time"].max()
     assert isinstance(low, datetime)
@@ -143,8 +162,10 @@ def _times(events: pl.DataFrame) -> tuple[datetime, datetime]:
     return low, high
 
 
-def _hashes(events: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    return events["event_id"].hash().to_numpy()
+def event_rows(events: pl.DataFrame) -> tuple[pa.Table, str]:
+    """Return events as rows of the table, and the key of their commit."""
+    rows = events.with_columns(arrival_date=pl.col("arrival_time").dt.date()).select(INTERACTIONS.schema.names)
+    return rows.to_arrow(), content_key("interactions", events.select("event_id", *SAME))
 
 
 def _first_of(found: pl.DataFrame) -> pl.Expr:

@@ -1,40 +1,34 @@
 """Ingest a log: convert its rows to events, drop repeats, hold back events of unknown items until the item arrives."""
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
+from pipelines.compute.executors import Compute
 from pipelines.counts import Counts
-from pipelines.ingest.accounting import (
-    IngestedSource,
-    close_superseded,
-    content_key,
-    mapping_hash,
-    names_of,
-    naming,
-    payload,
-)
-from pipelines.ingest.events.admission import SAME, Admission, Admitted
-from pipelines.ingest.events.columns import ParsedEvents, parse
-from pipelines.ingest.events.ids import Copies, content_ids
+from pipelines.ingest.accounting import IngestedSource, close_superseded, mapping_hash, names_of, naming
+from pipelines.ingest.events.admission import Admission, Admitted, Refusal, event_rows, times_of
+from pipelines.ingest.events.columns import ParsedEvents
+from pipelines.ingest.events.judged import JudgedPart, LogJob
 from pipelines.ingest.events.known_items import Has
 from pipelines.ingest.events.pseudonyms import Pseudonyms, require_same_key
-from pipelines.ingest.events.rows import EventRules
-from pipelines.ingest.parts import bounds, column_names, parsed_ahead, row_count, row_numbers
-from pipelines.sources.cells import Refused
-from pipelines.sources.protocol import Part, Source
-from pipelines.sources.row import Row
+from pipelines.ingest.events.reader import LogReader
+from pipelines.ingest.hash_set import hash_probe, id_hashes
+from pipelines.ingest.partitions import made_in_order, partitions_for_workers
+from pipelines.ingest.parts import bounds, column_names, parsed_ahead
+from pipelines.sources.protocol import Part, Partition, Source
 from pipelines.sources.source_spec import InteractionsSpec
-from storage.commit import Provenance, append_decided
+from storage.commit import Decided, Provenance, append_decided
 from storage.files.among import one_of
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import INTERACTIONS as STAGE
-from storage.reasons import Reason
 from storage.schemas import INTERACTIONS
 
 CHUNK_ROWS = 1 << 18
@@ -48,98 +42,82 @@ def ingest_interactions(
     arrived_at: datetime,
     provenance: Provenance,
     has: Has | None = None,
+    compute: Compute | None = None,
 ) -> IngestedSource:
     """Append the events of one source; refused rows go to quarantine. Rows in = written + unchanged + quarantined.
 
     `unchanged` counts events that the lake already has: from an earlier reading of this source, also under another
     mapping, or delivered again by another source (such as a log exported anew with more rows). `has` returns for some
-    ids whether they are certainly those of items; for the others, the catalogue is read.
+    ids whether they are certainly those of items; for the others, the catalogue is read. Workers of `compute` read the
+    partitions of a large source, with the same outcome.
     """
-    counts = Counts(STAGE)
     pseudonyms = Pseudonyms.of(spec)
     require_same_key(lake, pseudonyms, provenance)
-    reader = _Reader(source, spec, arrived_at, _read_before(lake, names_of(lake, source, "interactions")), pseudonyms)
-    admission = Admission(lake, has)
-
-    def recognised(part: Part) -> ParsedEvents:
-        parsed = reader.parse(part)
-        return replace(parsed, events=admission.recognised(parsed.events))
-
-    refused_ids: set[str] = set()
-    columns: set[str] = set()
-    for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, recognised):
-        with naming(source, *bounds(part)):
-            columns |= column_names(part) & spec.selected_columns
-            events, rejects = reader.fresh(part, parsed, counts)
-            admitted = write_admitted(lake, admission, events, provenance, parsed.own_ids)
-            counts.out += len(admitted.events)
-            counts.unchanged += admitted.unchanged
-            for event, reason, detail in admitted.refused:
-                counts.refuse(reason, detail=detail)
-                rejects.append(reject_event(event, reason, detail))
-            quarantine(lake, rejects, provenance)
-            refused_ids.update(reject.id for reject in rejects)
-    stages = [counts.check()]
-    close_superseded(lake, source, stages, refused_ids, provenance)
-    return IngestedSource(source, "interactions", mapping_hash(spec), stages, columns=frozenset(columns))
+    before = _read_before(lake, names_of(lake, source, "interactions"))
+    reader = LogReader(source, spec, arrived_at, before, pseudonyms)
+    log = _Log(lake, Admission(lake, has), provenance)
+    partitions = partitions_for_workers(source, spec, compute) if reader.is_alike_everywhere else []
+    if compute is not None and partitions:
+        log.read_by_workers(compute, reader, partitions)
+    else:
+        log.read(reader)
+    stages = [log.counts.check()]
+    close_superseded(lake, source, stages, log.refused_ids, provenance)
+    return IngestedSource(source, "interactions", mapping_hash(spec), stages, columns=frozenset(log.columns))
 
 
-class _Reader:
-    """Reader of one source's rows, which skips those in `before` and counts those it refuses."""
+class _Log:
+    """The log that one source is written to, with what was counted and refused so far."""
 
-    def __init__(
-        self,
-        source: Source,
-        spec: InteractionsSpec,
-        arrived_at: datetime,
-        before: pl.Series,
-        pseudonyms: Pseudonyms | None = None,
-    ) -> None:
-        self._source, self._rules, self._before = source, EventRules(spec, arrived_at), before
-        self._pseudonyms = pseudonyms
-        self._copies = Copies() if spec.repeats == "keep" else None
+    def __init__(self, lake: Lake, admission: Admission, provenance: Provenance) -> None:
+        self._lake, self._admission, self._provenance = lake, admission, provenance
+        self.counts = Counts(STAGE)
+        self.refused_ids, self.columns = set[str](), set[str]()
 
-    def parse(self, part: Part) -> ParsedEvents:
-        """Convert rows to events; the ones that have no id get the hash of their content."""
-        parsed = parse(part, self._rules)
-        events, lacking = parsed.events, parsed.events["event_id"].is_null()
-        if self._pseudonyms is not None:
-            events = events.with_columns(user_id=self._pseudonyms.names(events["user_id"]))
-        if not lacking.any():
-            return ParsedEvents(events, parsed.refused, parsed.own_ids)
-        if self._copies is None:
-            events = _with_ids(events, lacking, content_ids(events.filter(lacking)))
-        return ParsedEvents(events, parsed.refused, not lacking.all())
+    def read(self, reader: LogReader) -> None:
+        """Read the source in this process, part by part."""
 
-    def fresh(self, part: Part, parsed: ParsedEvents, counts: Counts) -> tuple[pl.DataFrame, list[Reject]]:
-        """Return the events and the refused rows that no earlier reading wrote; count all but the events."""
-        events = parsed.events
-        if self._copies is not None:
-            lacking = events["event_id"].is_null()
-            copies = self._copies.ids(content_ids(events.filter(lacking)))
-            events = _with_ids(events, lacking, copies)
-        offsets = row_numbers(part)
-        before = set(offsets.filter(offsets.is_in(self._before.implode()))) if len(self._before) else set()
-        counts.rows_in += row_count(part)
-        counts.unchanged += len(before)
-        if before:
-            events = events.filter(~pl.col("source_offset").is_in(before))
-        rejects = [self._reject(row, error, counts) for row, error in parsed.refused if row.number not in before]
-        return events.with_columns(source=pl.lit(self._source.name)), rejects
+        def recognised(part: Part) -> ParsedEvents:
+            parsed = reader.parse(part)
+            return replace(parsed, events=self._admission.recognised(parsed.events))
 
-    def _reject(self, row: Row, error: Refused, counts: Counts) -> Reject:
-        values, detail = row.values, error.detail
-        if self._pseudonyms is not None and error.reason != Reason.UNREADABLE_TEXT:  # which has a place, and no user
-            values, detail = self._pseudonyms.of_refused(values, self._rules.spec.user_id, detail)
-        counts.refuse(error.reason, row.rows, detail)
-        return Reject(STAGE, error.reason, detail, self._source.name, row.number, None, payload(values))
+        for part, parsed in parsed_ahead(reader.source, reader.spec, CHUNK_ROWS, recognised):
+            with naming(reader.source, *bounds(part)):
+                self.columns |= column_names(part) & reader.spec.selected_columns
+                events, rejects = reader.fresh(part, parsed, self.counts)
+                found = write_admitted(self._lake, self._admission, events, self._provenance, parsed.own_ids)
+                self.counts.out += len(found.events)
+                self._settle(found.refused, found.unchanged, rejects)
 
+    def read_by_workers(self, compute: Compute, reader: LogReader, partitions: list[Partition]) -> None:
+        """Have workers read, judge and write the partitions, and commit their files."""
+        version = self._lake.open_or_create("interactions").version()
+        self._admission.begin(version)
+        job = LogJob(self._lake, reader, version, CHUNK_ROWS, hash_probe())
+        with closing(made_in_order(compute, job, partitions)) as made:
+            for part in chain.from_iterable(made):
+                self._take(part)
 
-def _with_ids(events: pl.DataFrame, lacking: pl.Series, ids: pl.Series) -> pl.DataFrame:
-    """Give ids to the events that lack one."""
-    if lacking.all():
-        return events.with_columns(event_id=ids)
-    return events.with_columns(event_id=events["event_id"].scatter(lacking.arg_true(), ids))
+    def _take(self, part: JudgedPart) -> None:
+        """Commit what a worker wrote of a part, or judge it again."""
+        self.columns |= part.columns
+        self.counts.add(part.counts)
+        again = write_judged(self._lake, self._admission, part, self._provenance)
+        if again is None:
+            self.counts.out += len(part.kept)
+            self._settle(part.refused, part.unchanged, part.rejects)
+        else:
+            self.counts.out += len(again.events)
+            self._settle(again.refused, part.unchanged + again.unchanged, part.rejects)
+
+    def _settle(self, refused: list[Refusal], unchanged: int, rejects: list[Reject]) -> None:
+        """Count what was not written of a part, and quarantine what was refused."""
+        self.counts.unchanged += unchanged
+        for event, reason, detail in refused:
+            self.counts.refuse(reason, detail=detail)
+            rejects.append(reject_event(event, reason, detail))
+        quarantine(self._lake, rejects, self._provenance)
+        self.refused_ids.update(reject.id for reject in rejects)
 
 
 def _read_before(lake: Lake, names: list[str]) -> pl.Series:
@@ -157,15 +135,35 @@ def write_admitted(
     def decide(version: int) -> tuple[pa.Table, str] | None:
         nonlocal admitted
         admitted = admission.admit(events, own_ids, version)
-        if admitted.events.is_empty():
-            return None
-        kept = admitted.events
-        rows = kept.with_columns(arrival_date=pl.col("arrival_time").dt.date()).select(INTERACTIONS.schema.names)
-        return rows.to_arrow(), content_key("interactions", kept.select("event_id", *SAME))
+        return event_rows(admitted.events) if len(admitted.events) else None
 
     commit = append_decided(lake, "interactions", decide, provenance) if len(events) else None
-    admission.written(admitted.events, commit.files if commit else ())
+    kept = admitted.events
+    admission.written(id_hashes(kept["event_id"]), times_of(kept) if len(kept) else None, commit)
     return admitted
+
+
+def write_judged(lake: Lake, admission: Admission, part: JudgedPart, provenance: Provenance) -> Admitted | None:
+    """Append the events that a worker judged and wrote, or if the judgement does not stand, judge and write them again.
+
+    Return what was admitted then; None where the judgement stands.
+    """
+    again: Admitted | None = None
+
+    def decide(version: int) -> Decided | None:
+        nonlocal again
+        if again is None and admission.confirms(part.ids, version):
+            return (part.files, part.key) if part.files else None
+        again = admission.admit(part.events(lake), part.own_ids, version)
+        return event_rows(again.events) if len(again.events) else None
+
+    commit = append_decided(lake, "interactions", decide, provenance)
+    if again is None:
+        admission.written(part.kept, part.times, commit)
+        return None
+    kept = again.events
+    admission.written(id_hashes(kept["event_id"]), times_of(kept) if len(kept) else None, commit)
+    return again
 
 
 def reject_event(event: dict[str, Any], reason: str, detail: str) -> Reject:

@@ -95,6 +95,10 @@ class DeltaFolder:
     mark = "@v"
     cleaning = "a vacuum of the table"
 
+    def __reduce__(self) -> tuple[type["DeltaFolder"], tuple[str, str]]:
+        """Leave out what was read of the table."""
+        return DeltaFolder, (self.address, self.table_id)
+
     @property
     def file(self) -> str:
         return self.address.rsplit("/", 1)[-1]

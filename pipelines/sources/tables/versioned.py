@@ -8,14 +8,14 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from pipelines.sources.parquet_columns import DAMAGED, Columns
-from pipelines.sources.protocol import Part, Record, RowCount, Spec
+from pipelines.sources.protocol import Part, Partition, Record, RowCount, Spec, partitions_of
 from pipelines.sources.row import SourceError, without_blanks
 from pipelines.sources.source_spec import ItemsSpec
 
@@ -83,6 +83,10 @@ class TableVersion:
     since: int | None = None
     deleted_since: int | None = None
     whole: bool = False
+
+    def __reduce__(self) -> tuple[type["TableVersion"], tuple[Any, ...]]:
+        """Leave out what was read of the table."""
+        return TableVersion, (self.table, self.version, self.since, self.deleted_since, self.whole)
 
     @property
     def uri(self) -> str:
@@ -182,11 +186,32 @@ class TableVersion:
 
     def parts(self, spec: Spec, rows: int) -> Iterator[Part]:
         """Yield the rows of each piece, by name, then the deleted items."""
-        first = 0
-        for batch in self._batches(spec, rows):
-            names = without_blanks(batch.schema.names, spec.mapped_columns)
-            yield Columns(first, batch.rename_columns(names), tuple(names), spec.selected_columns is not None)
-            first += batch.num_rows
+        return _numbered(self._batches(spec, rows), 0, spec)
+
+    def partitions(self, spec: Spec) -> list[Partition]:
+        """Return the pieces by name; none if items are deleted, which are looked for in all pieces."""
+        if isinstance(spec, ItemsSpec) and self._gone:
+            return []
+        pieces = sorted(self._came.items())
+        try:
+            counts = [piece.row_count() for _, piece in pieces]
+        except DAMAGED:  # which reading the rows explains
+            return []
+        if not all(each.exact for each in counts):
+            return []
+        return partitions_of((name, count.rows) for (name, _), count in zip(pieces, counts, strict=True))
+
+    def partition_parts(self, partition: Partition, spec: Spec, rows: int) -> Iterator[Part]:
+        name, number = str(partition.name), partition.first
+        columns = _selected(self.table.schema(self.version), spec)
+        for part in _numbered(self._rows(name, self._came[name], columns, rows), number, spec):
+            number += len(part)
+            yield part
+        if number != partition.first + partition.rows:
+            raise SourceError(
+                f"{self.file}: {name} has {number - partition.first:,} rows, and its metadata says {partition.rows:,}. "
+                "Repair the table."
+            )
 
     def row_count(self, spec: Spec) -> RowCount:
         """Return the rows of the pieces that came; deleted items are not among them."""
@@ -270,6 +295,14 @@ class TableVersion:
     @cached_property
     def _listed(self) -> dict[int | None, Mapping[str, Piece]]:
         return {}
+
+
+def _numbered(batches: Iterator[pa.RecordBatch], first: int, spec: Spec) -> Iterator[Columns]:
+    """Yield batches as parts of a source, of which the first row has the number `first`."""
+    for batch in batches:
+        names = without_blanks(batch.schema.names, spec.mapped_columns)
+        yield Columns(first, batch.rename_columns(names), tuple(names), spec.selected_columns is not None)
+        first += batch.num_rows
 
 
 # Ids of a piece that are compared at once.

@@ -1,0 +1,120 @@
+"""Parts of a log that workers read, judge and write; the process of the run commits their files.
+
+A worker judges beside the log as it was before the source. What it cannot know is what other parts of the source hold,
+and what others commit meanwhile. `Admission` tells whether that may change the judgement; if so, the part is judged
+again in the process of the run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from deltalake.transaction import AddAction
+
+from pipelines.compute.placement import TaskStage
+from pipelines.counts import Counts
+from pipelines.ingest.accounting import naming
+from pipelines.ingest.events.admission import Admission, Refusal, Times, event_rows, times_of
+from pipelines.ingest.events.columns import EVENTS
+from pipelines.ingest.events.reader import LogReader
+from pipelines.ingest.hash_set import Hashes, id_hashes, require_same_hashes
+from pipelines.ingest.parts import bounds, column_names
+from pipelines.sources.protocol import Part, Partition, Partitioned
+from storage.commit import write_files
+from storage.files.data_files import DataFile
+from storage.lake import Lake
+from storage.quarantine import Reject
+from storage.reasons import INTERACTIONS as STAGE
+
+RECOGNISED: dict[str, pl.DataType] = {**EVENTS, "source": pl.String(), "known": pl.Boolean()}
+
+
+@dataclass(frozen=True)
+class JudgedPart:
+    """What a worker made of a part: counts of its rows, those refused before an event was made, and the judgement.
+
+    `files` hold the events that are kept, with the first and the last time of these, to be committed under `key`; they
+    are none where no event is. `kept` and `held_back` are the hashes of the ids of the kept and the `refused` events.
+    """
+
+    counts: Counts
+    rejects: list[Reject]
+    columns: frozenset[str]
+    own_ids: bool
+    refused: list[Refusal]
+    unchanged: int
+    files: list[AddAction]
+    key: str
+    kept: Hashes
+    held_back: Hashes
+    times: Times | None
+
+    @property
+    def ids(self) -> Hashes:
+        """Hashes of the ids of all events but those that are stored already."""
+        return np.concatenate([self.kept, self.held_back])
+
+    def events(self, lake: Lake) -> pl.DataFrame:
+        """Return the events that were kept or refused, recognised, in the order of the source."""
+        paths = [DataFile.at(each.path) for each in self.files]
+        columns = [name for name in RECOGNISED if name != "known"]
+        rows = pl.DataFrame(lake.read_files("interactions", paths, columns))
+        refused = pl.DataFrame([event for event, *_ in self.refused], schema=RECOGNISED, orient="row")
+        kept = rows.with_columns(known=True).select(*RECOGNISED).cast(pl.Schema(RECOGNISED))
+        return pl.concat([kept, refused]).sort("source_offset")
+
+
+class ReadLog(TaskStage):
+    """Stage of the workers."""
+
+
+@dataclass(frozen=True)
+class LogJob:
+    """Reading of the partitions of a log, beside a version of the table; `probe` is a hash as this process makes it."""
+
+    lake: Lake
+    reader: LogReader
+    version: int
+    chunk_rows: int
+    probe: int
+
+    stage = ReadLog
+
+    def start(self) -> Callable[[Partition], list[JudgedPart]]:
+        """Return the function of a partition, which remembers the items that it looked up."""
+        require_same_hashes(self.probe)
+        admission = Admission(self.lake)
+
+        def work(partition: Partition) -> list[JudgedPart]:
+            source = self.reader.source
+            assert isinstance(source, Partitioned)
+            parts = source.partition_parts(partition, self.reader.spec, self.chunk_rows)
+            return [self._judged(part, admission) for part in parts]
+
+        return work
+
+    def _judged(self, part: Part, admission: Admission) -> JudgedPart:
+        counts = Counts(STAGE)
+        with naming(self.reader.source, *bounds(part)):
+            columns = frozenset(column_names(part) & self.reader.spec.selected_columns)
+            parsed = self.reader.parse(part)
+            events, rejects = self.reader.fresh(part, parsed, counts)
+            recognised = admission.recognised(events)
+            admitted = admission.admit(recognised, parsed.own_ids, self.version)
+            kept = admitted.events
+            held_back = pl.Series([event["event_id"] for event, *_ in admitted.refused], dtype=pl.String)
+            rows, key = event_rows(kept)
+            return JudgedPart(
+                counts,
+                rejects,
+                columns,
+                parsed.own_ids,
+                admitted.refused,
+                admitted.unchanged,
+                write_files(self.lake, "interactions", rows, key) if len(kept) else [],
+                key,
+                id_hashes(kept["event_id"]),
+                id_hashes(held_back),
+                times_of(kept) if len(kept) else None,
+            )
