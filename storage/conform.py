@@ -30,10 +30,12 @@ def conform(table: str, rows: pa.Table) -> pa.Table:
     except pa.ArrowException as error:
         raise SchemaMismatch(f"rows for table {table!r}: {error}") from error
     for name, rule in TABLES[table].constraints.items():
-        broken = pl.DataFrame(rows).filter(pl.sql_expr(rule).not_())
-        if broken.height:
+        condition = pl.sql_expr(rule)
+        asked = pl.DataFrame(rows.select(list(dict.fromkeys(condition.meta.root_names()))))
+        broken = asked.select(condition.not_().alias(name))[name].arg_true()
+        if len(broken):
             raise SchemaMismatch(
-                f"rows for table {table!r}: {broken.height} break the rule {name} ({rule}), for example "
-                f"{broken.row(0)}."
+                f"rows for table {table!r}: {len(broken)} break the rule {name} ({rule}), for example "
+                f"{rows.slice(broken[0], 1).to_pylist()[0]}."
             )
     return rows

@@ -1,6 +1,7 @@
 """Ingest of a catalogue and a log beside the bare pipeline: `python -m bench ingest`. Medians of several rounds.
 
-With `--workers`, those of a Ray cluster on this machine read the partitions. The bare pipeline has all cores either way.
+With `--workers`, those of a Ray cluster on this machine read the partitions, whatever the size. Their start, which is
+that of an ingest of a few rows, is told apart.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from deltalake import write_deltalake
 
 from bench.speed.ingest_text import KINDS, Steps, measure_all, report, write_texts
 from pipelines.compute.executors import Compute, OnRay
+from pipelines.ingest import partitions
 from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.items.ingest import ingest_items
 from pipelines.sources.files import find_sources
@@ -61,8 +63,8 @@ def made(folder: Path, events: int, items: int) -> tuple[Path, Path]:
             "price": generator.random(items).round(2),
         }
     ).with_columns(_item_ids(pl.col("item_id")))
-    log.write_parquet(folder / "log.parquet", row_group_size=ROW_GROUP)
-    catalogue.write_parquet(folder / "items.parquet", row_group_size=ROW_GROUP)
+    log.write_parquet(folder / "log.parquet", row_group_size=min(ROW_GROUP, -(-events // 2)))
+    catalogue.write_parquet(folder / "items.parquet", row_group_size=min(ROW_GROUP, -(-items // 2)))
     return folder / "items.parquet", folder / "log.parquet"
 
 
@@ -143,9 +145,19 @@ def run(options: argparse.Namespace) -> None:
 
 def run_workers(folder: Path, catalogue: Path, log: Path, options: argparse.Namespace) -> None:
     """Print the rates of an ingest by workers, of one in this process, and of the bare pipeline."""
+    partitions.MIN_ROWS = 1
     compute = OnRay(ComputeSpec())
-    compute.run(len, "start the cluster")
+    (few := folder / "few").mkdir()
+    few_items, few_events = made(few, FEW, FEW)
+    read_items(Lake(str(few / "first")), few_items, compute)  # which starts the cluster
+    starts: dict[str, list[float]] = {"items": [], "events": []}
     for number in range(options.rounds):
+        lake, start = Lake(str(few / f"lake-{number}")), time.perf_counter()
+        read_items(lake, few_items, compute)
+        between = time.perf_counter()
+        read_log(lake, few_events, compute)
+        starts["items"].append(between - start)
+        starts["events"].append(time.perf_counter() - between)
         tables = {kind: folder / f"{number}-{at}" for at, kind in enumerate(HASHES)}
         for kind, hashed in HASHES.items():
             bare = partial(bare_catalogue, catalogue, Path(f"{tables[kind]}-items"), hashed)
@@ -159,8 +171,17 @@ def run_workers(folder: Path, catalogue: Path, log: Path, options: argparse.Name
     for name, rates in RATES.items():
         shares = ", ".join(f"{rate:,.0f}" for rate in rates)
         print(f"{name:<40} {statistics.median(rates):>12,.0f} a second ({shares})")
+    for name, rows in (("items", options.items), ("events", options.events)):
+        start, rate = statistics.median(starts[name]), statistics.median(RATES[f"{name} by workers"])
+        beyond = rows / (rows / rate - start)
+        bare = (
+            f"{beyond / statistics.median(RATES[f'{name}, bare, {kind}']):.2f} x bare with {kind}" for kind in HASHES
+        )
+        print(f"{name} by workers beyond their start of {start:.1f} s: {beyond:,.0f} a second; {'; '.join(bare)}")
 
 
+FEW = 1_000
+"""Rows of the sources whose ingest is the start of workers."""
 HASHES: dict[str, Hashed] = {"a 64-bit hash of polars": by_polars, "MD5 of DuckDB": by_md5}
 RATES: dict[str, list[float]] = {}
 

@@ -117,9 +117,9 @@ def record_source(lake: Lake, done: IngestedSource, provenance: Provenance) -> N
     append(lake, "sources", rows, f"source:{done.kind}:{done.source.sha256}:{done.mapping}", provenance)
 
 
-def content_key(table: str, rows: pl.DataFrame) -> str:
+def content_key(table: str, rows: pa.Table) -> str:
     """Return the idempotency key of a commit, by its content: another reading of a file may write more."""
-    digest, arrow = Digest(), rows.to_arrow().combine_chunks()
+    digest, arrow = Digest(), rows.combine_chunks()
     with pa.PythonFile(digest, "w") as sink, pa.ipc.new_stream(sink, arrow.schema) as stream:
         stream.write_table(arrow)
     return f"{table}:{digest.hexdigest()[:24]}"

@@ -113,6 +113,8 @@ class SeenHashes:
     def has(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         """Return for each hash whether it was added."""
         found = np.zeros(len(hashes), bool)
+        if not self._runs:
+            return found
         order = np.argsort(hashes)
         wanted = hashes[order]
         for run in self._runs:

@@ -12,7 +12,7 @@ from pipelines.sources.protocol import Partition, Partitioned, Source, Spec
 
 D = TypeVar("D")
 MIN_ROWS = 1 << 22
-"""Fewest rows that are worth the start of workers, which takes seconds."""
+"""Fewest rows that are worth the start of workers, which takes seconds. Two workers save less than more of them do."""
 TRIES = 3
 """How often a partition is given to a worker, if that dies."""
 
@@ -24,11 +24,15 @@ def partitions_for_workers(source: Source, spec: Spec, compute: Compute | None) 
     """
     if not isinstance(compute, OnRay) or not isinstance(source, Partitioned):
         return []
-    elsewhere = foreign_address() is not None
-    if isinstance(source.filesystem, pafs.LocalFileSystem) if elsewhere else machine_cpus() == 1:
+    least = MIN_ROWS
+    if foreign_address() is None:
+        if machine_cpus() == 1:
+            return []
+        least = MIN_ROWS if machine_cpus() > 2 else 4 * MIN_ROWS
+    elif isinstance(source.filesystem, pafs.LocalFileSystem):
         return []
     found = source.partitions(spec)
-    return found if len(found) > 1 and sum(each.rows for each in found) >= MIN_ROWS else []
+    return found if len(found) > 1 and sum(each.rows for each in found) >= least else []
 
 
 def made_in_order(compute: Compute, job: Job[Partition, D], partitions: list[Partition]) -> Generator[D, None, None]:

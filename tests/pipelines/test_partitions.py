@@ -181,7 +181,7 @@ def test_partitions_of_a_worker_that_dies_are_given_to_others_and_come_in_order(
 def test_workers_of_a_cluster_read_a_large_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
-    monkeypatch.setattr(partitions, "MIN_ROWS", 100)
+    monkeypatch.setattr(partitions, "MIN_ROWS", 25)
     events = [each % 360 for each in range(400)]  # of which the last come again
     log = pa.table(
         {
@@ -212,16 +212,15 @@ def test_only_large_sources_are_read_by_workers_and_only_by_those_that_see_them(
 ) -> None:
     pq.write_table(catalogue(100), tmp_path / "items.parquet", row_group_size=50)
     (source,) = find_sources(str(tmp_path / "items.parquet"))
-    monkeypatch.setattr(partitions, "machine_cpus", lambda: 2)
     monkeypatch.setenv("RAY_ADDRESS", address)
 
-    def workers(compute: Compute, least: int) -> int:
+    def workers(compute: Compute, least: int, cpus: int) -> int:
         monkeypatch.setattr(partitions, "MIN_ROWS", least)
+        monkeypatch.setattr(partitions, "machine_cpus", lambda: cpus)
         return len(partitions_for_workers(source, ITEMS, compute))
 
     spread = 0 if address else 2
-    assert workers(OnRay(ComputeSpec()), 100) == spread, "another machine does not see files of this one"
-    assert workers(OnRay(ComputeSpec()), 101) == 0
-    assert workers(InProcess(ComputeSpec()), 100) == 0
-    monkeypatch.setattr(partitions, "machine_cpus", lambda: 1)
-    assert workers(OnRay(ComputeSpec()), 100) == 0
+    assert workers(OnRay(ComputeSpec()), 100, 3) == spread, "another machine does not see files of this one"
+    assert workers(OnRay(ComputeSpec()), 25, 2) == spread
+    assert workers(OnRay(ComputeSpec()), 101, 3) == workers(OnRay(ComputeSpec()), 26, 2) == 0
+    assert workers(OnRay(ComputeSpec()), 1, 1) == workers(InProcess(ComputeSpec()), 1, 3) == 0

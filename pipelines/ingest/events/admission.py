@@ -70,7 +70,11 @@ class Admission:
         """
         if events.is_empty():
             return Admitted(events, [], 0)
-        found = self._judged(events, SAME_ID_WITHIN if own_ids else timedelta(0), version)
+        within = SAME_ID_WITHIN if own_ids else timedelta(0)
+        repeated, stored = self._repeated(events, within), self._stored(events, within, version)
+        if stored.is_empty() and events["known"].all() and not repeated.any():
+            return Admitted(events, [], 0)
+        found = _judged(events, repeated, stored)
         kept = events.filter(found["outcome"] == "")
         refused = []
         for reason in (Reason.CONFLICTING_EVENT, Reason.DUPLICATE_EVENT, Reason.UNKNOWN_ITEM):
@@ -99,16 +103,6 @@ class Admission:
             self._own_files |= dict.fromkeys(commit.files, times)
             if self._version is not None and commit.ref.version == self._version + 1:
                 self._version = commit.ref.version
-
-    def _judged(self, events: pl.DataFrame, within: timedelta, version: int | None) -> pl.DataFrame:
-        """Return `outcome` for each event: "" to be kept, "unchanged", or the reason to refuse it."""
-        found = events.select(*_STORED, "known").with_columns(repeated=self._repeated(events, within))
-        found = found.with_columns(outcome=_first_of(found))
-        stored = self._stored(events, within, version)
-        if not stored.is_empty():
-            found = found.join(stored, on="event_id", how="left", suffix="_stored", maintain_order="left")
-            found = found.with_columns(outcome=_beside_stored(pl.col("outcome")))
-        return found
 
     def _repeated(self, events: pl.DataFrame, within: timedelta) -> pl.Series:
         """Return for each event whether an earlier one of this source with its id is kept.
@@ -164,11 +158,21 @@ def times_of(events: pl.DataFrame) -> Times:
 
 def event_rows(events: pl.DataFrame) -> tuple[pa.Table, str]:
     """Return events as rows of the table, and the key of their commit."""
-    rows = events.with_columns(arrival_date=pl.col("arrival_time").dt.date()).select(INTERACTIONS.schema.names)
-    return rows.to_arrow(), content_key("interactions", events.select("event_id", *SAME))
+    dated = events.with_columns(arrival_date=pl.col("arrival_time").dt.date())
+    rows = dated.select(INTERACTIONS.schema.names).to_arrow()
+    return rows, content_key("interactions", rows.select(["event_id", *SAME]))
 
 
-def _first_of(found: pl.DataFrame) -> pl.Expr:
+def _judged(events: pl.DataFrame, repeated: pl.Series, stored: pl.DataFrame) -> pl.DataFrame:
+    """Return `outcome` for each event: "" to be kept, "unchanged", or the reason to refuse it."""
+    found = events.select(*_STORED, "known").with_columns(repeated=repeated).with_columns(outcome=_unlike_stored())
+    if not stored.is_empty():
+        found = found.join(stored, on="event_id", how="left", suffix="_stored", maintain_order="left")
+        found = found.with_columns(outcome=_beside_stored(pl.col("outcome")))
+    return found
+
+
+def _unlike_stored() -> pl.Expr:
     """Return the outcome of an event that is not stored yet."""
     return (
         pl.when(pl.col("repeated"))

@@ -37,14 +37,18 @@ class KnownItems:
             return self._known(items)
 
     def _known(self, items: pl.Series) -> pl.Series:
-        if self._index is None and not self._look_up(items.unique()):
+        each = items.to_arrow().cast(pa.large_string()).dictionary_encode()  # most ids of a log come again
+        wanted = pl.Series(each.dictionary, dtype=pl.String)
+        if self._index is None and not self._look_up(wanted):
             self._index = IdRows(_all_ids(self._lake))
         if self._index is not None:
-            return pl.Series(self._index.find(items.to_arrow().cast(pa.large_string())) >= 0)
-        return items.is_in(self._found.implode())
+            found = self._index.find(each.dictionary) >= 0
+        else:
+            found = wanted.is_in(self._found.implode()).to_numpy()
+        return pl.Series(found[each.indices.to_numpy()], dtype=pl.Boolean)
 
     def _look_up(self, wanted: pl.Series) -> bool:
-        """Add those of some ids that are items to the ids found; return False where an index is cheaper."""
+        """Add those of some distinct ids that are items to the ids found; return False where an index is cheaper."""
         fresh = wanted.filter(~wanted.is_in(self._found.implode()))
         if len(fresh) and self._has is not None:
             certain = pl.Series(self._has(fresh), dtype=pl.Boolean)

@@ -35,4 +35,4 @@ def new_or_changed(lake: Lake, items: pl.DataFrame, arrived_at: datetime, versio
 def revision_rows(revisions: pl.DataFrame) -> tuple[pa.Table, str]:
     """Return revisions as rows of the table, in order of their ids so that row groups have narrow bounds, and a key."""
     rows = revisions.select(ITEMS.schema.names).sort("item_id").to_arrow()
-    return rows, content_key("items", revisions.select(*CONTENT, "revision"))
+    return rows, content_key("items", revisions.select(*CONTENT, "revision").to_arrow())
