@@ -168,16 +168,14 @@ def run_workers(folder: Path, catalogue: Path, log: Path, options: argparse.Name
             lake = Lake(str(folder / f"lake-{number}-{name}"))
             _timed(f"items {name}", options.items, partial(read_items, lake, catalogue, by))
             _timed(f"events {name}", options.events, partial(read_log, lake, log, by))
-    for name, rates in RATES.items():
-        shares = ", ".join(f"{rate:,.0f}" for rate in rates)
-        print(f"{name:<40} {statistics.median(rates):>12,.0f} a second ({shares})")
+    middle = {name: statistics.median(each) for name, each in RATES.items()}
+    for name, each in RATES.items():
+        print(f"{name:<40} {middle[name]:>12,.0f} a second ({', '.join(f'{rate:,.0f}' for rate in each)})")
     for name, rows in (("items", options.items), ("events", options.events)):
-        start, rate = statistics.median(starts[name]), statistics.median(RATES[f"{name} by workers"])
-        beyond = rows / (rows / rate - start)
-        bare = (
-            f"{beyond / statistics.median(RATES[f'{name}, bare, {kind}']):.2f} x bare with {kind}" for kind in HASHES
-        )
-        print(f"{name} by workers beyond their start of {start:.1f} s: {beyond:,.0f} a second; {'; '.join(bare)}")
+        start = statistics.median(starts[name])
+        beyond = rows / (rows / middle[f"{name} by workers"] - start)
+        told = "; ".join(f"{beyond / middle[f'{name}, bare, {kind}']:.2f} x bare with {kind}" for kind in HASHES)
+        print(f"{name} by workers beyond their start of {start:.1f} s: {beyond:,.0f} a second; {told}")
 
 
 FEW = 1_000

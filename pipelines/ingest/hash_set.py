@@ -105,7 +105,7 @@ class SeenHashes:
     def add(self, hashes: Hashes) -> None:
         if not len(hashes):
             return
-        run: Run = np.sort(hashes)
+        run: Run = hashes if _ascend(hashes) else np.sort(hashes)
         while self._runs and len(self._runs[-1]) < 2 * len(run):
             run = _merged(self._runs.pop(), run)
         self._runs.append(run)
@@ -115,11 +115,15 @@ class SeenHashes:
         found = np.zeros(len(hashes), bool)
         if not self._runs:
             return found
-        order = np.argsort(hashes)
+        order = slice(None) if _ascend(hashes) else np.argsort(hashes)
         wanted = hashes[order]
         for run in self._runs:
             found[order] |= run.holds(wanted) if isinstance(run, FileRun) else _holds(run, wanted)
         return found
+
+
+def _ascend(hashes: Hashes) -> bool:
+    return bool((hashes[1:] >= hashes[:-1]).all())
 
 
 def _holds(run: Hashes, wanted: Hashes) -> npt.NDArray[np.bool_]:

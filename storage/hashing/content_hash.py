@@ -22,6 +22,8 @@ from storage.hashing import process
 from storage.hashing.process import DIGEST_BYTES, HEAD, digests
 
 Offsets = NDArray[np.int64]
+_DIGITS = np.array([f"{byte:02x}".encode() for byte in range(256)]).view(np.uint16)
+"""The two digits of each byte."""
 MIN_BESIDE = 1 << 15
 """Fewest contents that are worth a request to another process."""
 
@@ -46,10 +48,10 @@ def row_hashes(rows: memoryview, width: int) -> pl.Series:
 
 
 def _hexadecimal(found: bytes) -> pl.Series:
-    column = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(DIGEST_BYTES), len(found) // DIGEST_BYTES, [None, pa.py_buffer(found)]
-    )
-    return pl.Series("content_hash", column.cast(pa.large_binary()), dtype=pl.Binary).bin.encode("hex")
+    digits = pa.py_buffer(_DIGITS[np.frombuffer(found, np.uint8)])
+    ends = pa.py_buffer(np.arange(0, digits.size + 1, 2 * DIGEST_BYTES, dtype=np.int64))
+    column = pa.LargeStringArray.from_buffers(digits.size // (2 * DIGEST_BYTES), ends, digits)
+    return pl.Series("content_hash", column, dtype=pl.String)
 
 
 _in_place = False

@@ -19,8 +19,8 @@ from pipelines.sources.source_spec import ItemsSpec
 from storage.lake import Lake
 
 IDS = st.lists(st.text("ab\x00é", min_size=1, max_size=3), max_size=12)
-LOOKED_UP, INDEXED = 0, 1 << 40
-"""Values of SHARE with which an index is never made, and is made at once."""
+LOOKED_UP, INDEXED = -(1 << 40), 1 << 40
+"""Values of GROUP_ROWS with which an index is never made, and is made after one look-up."""
 
 
 def lake_of(folder: Path, items: list[str]) -> Lake:
@@ -32,14 +32,14 @@ def lake_of(folder: Path, items: list[str]) -> Lake:
     return lake
 
 
-@pytest.mark.parametrize("share", [LOOKED_UP, 8, INDEXED])
+@pytest.mark.parametrize("rows", [LOOKED_UP, 8, INDEXED])
 @settings(max_examples=25, deadline=None)
 @given(items=IDS, parts=st.lists(IDS, max_size=3), certain=st.booleans())
 def test_each_part_is_told_what_the_catalogue_has(
-    share: int, items: list[str], parts: list[list[str]], certain: bool
+    rows: int, items: list[str], parts: list[list[str]], certain: bool
 ) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(known_items, "SHARE", share)
+        patch.setattr(known_items, "GROUP_ROWS", rows)
         lake = lake_of(Path(folder), sorted(set(items)))
         there = set(lake.frame("items")["item_id"])
         half = sorted(there)[::2]
@@ -54,6 +54,7 @@ def test_each_part_is_told_what_the_catalogue_has(
 
 
 def test_many_look_ups_read_the_catalogue_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_items, "GROUP_ROWS", 8)
     lake, read = lake_of(tmp_path, [f"i{number:03}" for number in range(200)]), []
     whole = Lake.read
     monkeypatch.setattr(Lake, "read", lambda self, *given, **named: read.append(named) or whole(self, *given, **named))
@@ -61,5 +62,5 @@ def test_many_look_ups_read_the_catalogue_once(tmp_path: Path, monkeypatch: pyte
     for start in range(0, 300, 10):
         asked = pl.Series([f"i{number:03}" for number in range(start, start + 10)])
         assert known.known(asked).to_list() == [number < 200 for number in range(start, start + 10)]
-    assert len([each for each in read if each.get("among") is not None]) == 2, "20 of 200 ids are fewer than one in 8"
+    assert len([each for each in read if each.get("among") is not None]) == 2, "20 ids cost less than all 200"
     assert len(read) == 3

@@ -1,5 +1,6 @@
 """Events that go into the table `interactions`: those of known items, each once."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -89,12 +90,12 @@ class Admission:
         """Take note of the version beside which workers judge."""
         self._version = version
 
-    def confirms(self, ids: Hashes, version: int) -> bool:
+    def confirms(self, ids: Iterable[Hashes], version: int) -> bool:
         """Return whether a worker's judgement of events with these ids stands at a version of the table.
 
         It does if this source alone was written since, and the ids are of no event that was written.
         """
-        return version == self._version and not self._seen.has(ids).any()
+        return version == self._version and not any(self._seen.has(some).any() for some in ids)
 
     def written(self, ids: Hashes, times: Times | None, commit: Commit | None) -> None:
         """Take note of admitted events that were written: the hashes of their ids, first and last time, and commit."""

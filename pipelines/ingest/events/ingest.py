@@ -152,7 +152,7 @@ def write_judged(lake: Lake, admission: Admission, part: JudgedPart, provenance:
 
     def decide(version: int) -> Decided | None:
         nonlocal again
-        if again is None and admission.confirms(part.ids, version):
+        if again is None and admission.confirms((part.kept, part.held_back), version):
             return (part.files, part.key) if part.files else None
         again = admission.admit(part.events(lake), part.own_ids, version)
         return event_rows(again.events) if len(again.events) else None

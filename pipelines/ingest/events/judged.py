@@ -35,7 +35,8 @@ class JudgedPart:
     """What a worker made of a part: counts of its rows, those refused before an event was made, and the judgement.
 
     `files` hold the events that are kept, with the first and the last time of these, to be committed under `key`; they
-    are none where no event is. `kept` and `held_back` are the hashes of the ids of the kept and the `refused` events.
+    are none where no event is. `kept` and `held_back` are the hashes of the ids of the kept and the `refused` events,
+    ascending.
     """
 
     counts: Counts
@@ -49,11 +50,6 @@ class JudgedPart:
     kept: Hashes
     held_back: Hashes
     times: Times | None
-
-    @property
-    def ids(self) -> Hashes:
-        """Hashes of the ids of all events but those that are stored already."""
-        return np.concatenate([self.kept, self.held_back])
 
     def events(self, lake: Lake) -> pl.DataFrame:
         """Return the events that were kept or refused, recognised, in the order of the source."""
@@ -114,7 +110,7 @@ class LogJob:
                 admitted.unchanged,
                 write_files(self.lake, "interactions", rows, key) if len(kept) else [],
                 key,
-                id_hashes(kept["event_id"]),
-                id_hashes(held_back),
+                np.sort(id_hashes(kept["event_id"])),
+                np.sort(id_hashes(held_back)),
                 times_of(kept) if len(kept) else None,
             )

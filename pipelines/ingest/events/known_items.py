@@ -14,20 +14,21 @@ from tokenizer.arrays.id_rows import IdRows
 
 Has = Callable[[pl.Series], NDArray[np.bool_]]
 """Returns for some ids whether they are certainly those of items."""
-SHARE = 8
-"""An index of all ids is built after one in this many ids was looked up; by then both have read as much."""
+GROUP_ROWS = 1 << 13
+"""Rows of the catalogue that are read for an id, about: those of a row group."""
 
 
 class KnownItems:
     """A test of ids against the catalogue: few are looked up in the catalogue, many in an index of all its ids.
 
-    The index takes some 30 bytes an item. Without it, each part of a large log would read the ids of most items again.
+    The index takes some 30 bytes an item. It is built once lookups have read as many rows as the catalogue has: without
+    it, each part of a large log would read most of them again.
     """
 
     def __init__(self, lake: Lake, has: Has | None) -> None:
         self._lake, self._has = lake, has
         self._found = pl.Series([], dtype=pl.String)
-        self._looked_up = 0
+        self._rows_read = 0
         self._index: IdRows | None = None
         self._one_at_a_time = Lock()
 
@@ -55,8 +56,9 @@ class KnownItems:
             self._found, fresh = self._found.append(fresh.filter(certain)), fresh.filter(~certain)
         if fresh.is_empty():
             return True
-        self._looked_up += len(fresh)
-        if self._looked_up * SHARE > self._lake.rows("items"):
+        items = self._lake.rows("items")
+        self._rows_read += min(len(fresh) * GROUP_ROWS, items)
+        if self._rows_read > items:
             return False
         rows = self._lake.read("items", columns=["item_id"], among=Among("item_id", fresh))
         self._found = self._found.append(pl.Series(rows.column("item_id"), dtype=pl.String).unique())

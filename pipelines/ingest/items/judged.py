@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
 import polars as pl
 from deltalake.transaction import AddAction
 
@@ -27,7 +28,8 @@ from storage.quarantine import Reject
 
 @dataclass(frozen=True)
 class JudgedItems:
-    """What a worker made of a part: its counts, what it refused, and the hashes of the `ids` of its items.
+    """What a worker made of a part: its counts, what it refused, and the hashes of the `ids` of its
+    items, ascending.
 
     `files` hold the new revisions, to be committed under `key`; none where all items are unchanged. `changes` says
     whether an item was there before. `asked` are those items, with `complete`, that quarantine has rows of.
@@ -85,7 +87,7 @@ class CatalogueJob:
             return JudgedItems(
                 reader.totals,
                 rejects,
-                id_hashes(parsed.items["item_id"]),
+                np.sort(id_hashes(parsed.items["item_id"])),
                 write_files(self.lake, "items", rows, key) if len(revisions) else [],
                 key,
                 bool((revisions["revision"] > 0).any()),
