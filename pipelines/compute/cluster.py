@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from infra.settings import settings_of_workers
 from pipelines.compute.ray_address import (
     ClusterUnreachable,
     foreign_address,
@@ -163,14 +164,15 @@ def _start_local(spec: ComputeSpec) -> None:
     import ray
 
     _quieten()
-    ray.init(
-        address="local",
-        num_cpus=spec.cpus or machine_cpus() + 1,
-        include_dashboard=False,
-        _node_ip_address=LOOPBACK,
-        _temp_dir=str(private_folder() / "ray"),
-        **QUIET,
-    )
+    with settings_of_workers():
+        ray.init(
+            address="local",
+            num_cpus=spec.cpus or machine_cpus() + 1,
+            include_dashboard=False,
+            _node_ip_address=LOOPBACK,
+            _temp_dir=str(private_folder() / "ray"),
+            **QUIET,
+        )
 
 
 def _quieten() -> None:
