@@ -28,8 +28,8 @@ DEFAULTS = {
     "_RJEM_MALLOC_CONF": "dirty_decay_ms:10,muzzy_decay_ms:0",
     "MIMALLOC_PURGE_DELAY": "10",
 }
-WORKERS = {"_RJEM_MALLOC_CONF": "dirty_decay_ms:1000,muzzy_decay_ms:1000", "MIMALLOC_PURGE_DELAY": "1000"}
-"""The same for workers of a cluster on this machine: they live shortly, and hold parts of what a run holds."""
+PURGE, OF_WORKERS = "MIMALLOC_PURGE_DELAY", "1000"
+"""Milliseconds after which Arrow returns memory in workers of a cluster on this machine, which hold parts of items."""
 
 
 def configure() -> None:
@@ -48,13 +48,16 @@ def configure() -> None:
 
 @contextmanager
 def settings_of_workers() -> Iterator[None]:
-    """Give processes that are started meanwhile the settings of workers, where the user has none of their own."""
-    ours = {name: os.environ[name] for name in WORKERS if os.environ.get(name) == DEFAULTS[name]}
-    os.environ.update({name: WORKERS[name] for name in ours})
+    """Give processes that are started meanwhile the setting of workers, unless the user has one."""
+    ours = os.environ.get(PURGE)
+    if ours != DEFAULTS[PURGE]:
+        yield
+        return
+    os.environ[PURGE] = OF_WORKERS
     try:
         yield
     finally:
-        os.environ.update(ours)
+        os.environ[PURGE] = ours
 
 
 def _has_ray_token() -> bool:

@@ -26,6 +26,7 @@ from pipelines.compute.executors import Compute, OnRay
 from pipelines.ingest import partitions
 from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.items.ingest import ingest_items
+from pipelines.sources import files
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
 from pipelines.spec import ComputeSpec
@@ -145,7 +146,8 @@ def run(options: argparse.Namespace) -> None:
 
 def run_workers(folder: Path, catalogue: Path, log: Path, options: argparse.Namespace) -> None:
     """Print the rates of an ingest by workers, of one in this process, and of the bare pipeline."""
-    partitions.MIN_ROWS = 1
+    partitions.MIN_ROWS = partitions.MIN_ROWS_OF_TWO = 1
+    files.PARTITION_ROWS = 1
     compute = OnRay(ComputeSpec())
     (few := folder / "few").mkdir()
     few_items, few_events = made(few, FEW, FEW)

@@ -94,7 +94,7 @@ def ingest(
         tell(PlannedRun("ingest", settings, *plan_arguments))
         return
     found = sources.found()
-    get_ready("flows.ingest")
+    get_ready("flows.ingest", cluster=None)
     from flows.ingest import ingest as flow
 
     flow(common.open().uri, settings, *found, arrival.as_of, overrides)

@@ -49,8 +49,7 @@ def fix_threads(threads: int, torch_too: bool = True) -> None:
 
     Texts are split into tokens on all of them too: with one thread a card waits for tokens most of the time.
     """
-    names = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS"
-    for name in names:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
     if torch_too:  # which takes seconds to import

@@ -4,6 +4,7 @@
 cluster (`pipelines.compute.cluster`) is connected to on first use.
 """
 
+import os
 import re
 import warnings
 from collections import deque
@@ -282,6 +283,7 @@ def _actor_of(job: Job[Any, Any], threads: int) -> type:
     class JobActor:
         def __init__(self) -> None:
             fix_threads(threads, torch_too=getattr(job.stage, "name", "") != TASKS)
+            os.environ["POLARS_MAX_THREADS"] = str(threads)
             hash_in_place()
             self._work = job.start()
 

@@ -3,24 +3,25 @@
 from collections.abc import Generator
 from typing import TypeVar
 
-import pyarrow.fs as pafs
-
 from pipelines.compute.cluster import machine_cpus
 from pipelines.compute.executors import Compute, Job, OnRay, WorkerDied
 from pipelines.compute.ray_address import foreign_address
 from pipelines.sources.protocol import Partition, Partitioned, Source, Spec
+from storage.lake import Lake
 
 D = TypeVar("D")
-MIN_ROWS = 1 << 22
-"""Fewest rows that are worth the start of workers, which takes seconds. Two workers save less than more of them do."""
+MIN_ROWS, MIN_ROWS_OF_TWO = 1 << 22, 1 << 24
+"""Fewest rows that are worth the start of workers, which takes seconds, and if there are but two of them."""
+MAX_ROWS = 1 << 22
+"""Most rows of a partition: what is refused of it is in the memory of a worker."""
 TRIES = 3
 """How often a partition is given to a worker, if that dies."""
 
 
-def partitions_for_workers(source: Source, spec: Spec, compute: Compute | None) -> list[Partition]:
+def partitions_for_workers(lake: Lake, source: Source, spec: Spec, compute: Compute | None) -> list[Partition]:
     """Return the partitions of a source if workers should read it and can, else none.
 
-    Workers of a cluster elsewhere do not see files of this machine.
+    Workers of a cluster elsewhere do not see a source or a lake on this machine.
     """
     if not isinstance(compute, OnRay) or not isinstance(source, Partitioned):
         return []
@@ -28,11 +29,12 @@ def partitions_for_workers(source: Source, spec: Spec, compute: Compute | None) 
     if foreign_address() is None:
         if machine_cpus() == 1:
             return []
-        least = MIN_ROWS if machine_cpus() > 2 else 4 * MIN_ROWS
-    elif isinstance(source.filesystem, pafs.LocalFileSystem):
+        least = MIN_ROWS if machine_cpus() > 2 else MIN_ROWS_OF_TWO
+    elif lake.is_local or source.is_on_this_machine:
         return []
     found = source.partitions(spec)
-    return found if len(found) > 1 and sum(each.rows for each in found) >= least else []
+    sizes = [each.rows for each in found]
+    return found if len(sizes) > 1 and sum(sizes) >= least and max(sizes) <= MAX_ROWS else []
 
 
 def made_in_order(compute: Compute, job: Job[Partition, D], partitions: list[Partition]) -> Generator[D, None, None]:

@@ -32,7 +32,6 @@ from pipelines.sources.protocol import (
     RowCount,
     SourceKind,
     Spec,
-    partitions_of,
 )
 from pipelines.sources.reading import check_file, read_file
 from pipelines.sources.row import Row, SourceError
@@ -43,6 +42,8 @@ from storage.reasons import Reason
 Digests = Callable[[File], tuple[str, Break | None]]
 
 
+PARTITION_ROWS = 1 << 18
+"""Rows of a partition of a file with small row groups, at least."""
 ADDRESS = "address"
 """Value of the row that stands for the rest of a text: where it lies."""
 
@@ -104,20 +105,25 @@ class SourceFile(File):
             sound = {"sound_bytes": self.broken.sound, "sound_sha256": self._start_hash(self.broken.sound)}
             values = {"raw": self.file, ADDRESS: self.uri, **sound}
             yield [Row(number, values, Reason.UNREADABLE_TEXT, self.broken.told)]
-        self._check_same()
+        self.check_same()
 
     def partitions(self, spec: Spec) -> list[Partition]:
-        """Return the row groups of Parquet; rows of a text have numbers only if those before are read."""
+        """Return row groups of Parquet, small ones together; rows of a text get their numbers one after the other."""
         if self.suffix != ".parquet":
             return []
         with self.reading(), self.filesystem.open_input_file(self.path) as stream:
-            return partitions_of(enumerate(row_groups(stream)))
+            return _partitions(row_groups(stream))
 
     def partition_parts(self, partition: Partition, spec: Spec, rows: int) -> Iterator[Part]:
-        yield from read_file(self, self.columns, spec, rows, int(partition.name))
-        self._check_same()
+        assert isinstance(partition.name, range)
+        return read_file(self, self.columns, spec, rows, partition.name)
 
-    def _check_same(self) -> None:
+    @property
+    def is_on_this_machine(self) -> bool:
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def check_same(self) -> None:
+        """Raise SourceError if its content changed since it was hashed."""
         if self.bytes_sha256 and _stamp(self) != self.stamp and self._digest_now() != self.bytes_sha256:
             raise SourceError(
                 f"{self.file} changed while it was read, so rows of its former content may be missing. Write a file "
@@ -154,6 +160,20 @@ class SourceFile(File):
         if self.broken is not None:
             return RowCount(sum(len(part) for part in self.parts(spec, PIECE_ROWS)), exact=True)
         return rows_of_file(self, spec)
+
+
+def _partitions(groups: list[int]) -> list[Partition]:
+    """Return partitions of consecutive row groups with these numbers of rows, of PARTITION_ROWS or more but the last.
+
+    Each process that reads one reads the footer of the file, which names all row groups.
+    """
+    found, first, start, rows = list[Partition](), 0, 0, 0
+    for stop, more in enumerate(groups, 1):
+        rows += more
+        if rows >= PARTITION_ROWS or (rows and stop == len(groups)):
+            found.append(Partition(first, rows, range(start, stop)))
+            first, start, rows = first + rows, stop, 0
+    return found
 
 
 def named(path: str, sha256: str) -> str:

@@ -72,11 +72,11 @@ def parquet_columns(
     mapped: Collection[str],
     rows: int,
     unread: Collection[str] = (),
-    only: int | None = None,
+    only: range | None = None,
 ) -> Iterator[Columns | Row]:
     """Yield the rows in batches of at most `rows`, with the columns of `selected`, or all but `unread` if None.
 
-    `only` is the number of the one row group to read.
+    `only` are the numbers of the row groups to read.
 
     A part that cannot be read is a Row with a reason and its number of rows. `mapped` names the columns with a meaning.
     Raise SourceError if two columns have the name of a requested one.
@@ -96,7 +96,7 @@ def parquet_columns(
     for group in groups:
         expected = table.metadata.row_group(group).num_rows
         number, first = first, first + expected
-        if only not in (None, group):
+        if only is not None and group not in only:
             continue
         try:
             for batch in _batches(table, group, wanted, rows):

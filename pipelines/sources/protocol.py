@@ -129,27 +129,21 @@ class Counted(Protocol):
 class Partition:
     """Consecutive rows that a source can read by themselves.
 
-    It has the number of the first row, how many there are, and what the source calls them.
+    It has the number of the first row, how many there are, and what the source calls them: a file, or row groups.
     """
 
     first: int
     rows: int
-    name: str | int
-
-
-def partitions_of(rows: Iterable[tuple[str | int, int]]) -> list[Partition]:
-    """Return the partitions with these names and numbers of rows, in order, without those of no rows."""
-    found, first = list[Partition](), 0
-    for name, size in rows:
-        if size:
-            found.append(Partition(first, size, name))
-        first += size
-    return found
+    name: str | range
 
 
 @runtime_checkable
 class Partitioned(Protocol):
-    """A source of which several processes may read partitions. It pickles."""
+    """A source of which several processes may read partitions. It pickles, without what was read of it."""
+
+    @property
+    def is_on_this_machine(self) -> bool:
+        """True if other machines do not see it."""
 
     def partitions(self, spec: Spec) -> list[Partition]:
         """Return the partitions in order, which have all rows; none where rows can be read only in their order.
@@ -159,6 +153,9 @@ class Partitioned(Protocol):
 
     def partition_parts(self, partition: Partition, spec: Spec, rows: int) -> Iterator[Part]:
         """Yield the rows of a partition. The parts of all partitions are those that `parts` yields."""
+
+    def check_same(self) -> None:
+        """Raise SourceError if it changed since it was found; asked once all partitions are read."""
 
 
 @dataclass(frozen=True)

@@ -63,17 +63,17 @@ SHOWS = {".gz": "zcat", ".bz2": "bzcat", ".zst": "zstdcat"}
 _TAR = slice(257, 262)
 
 
-def read_file(file: File, named: Folders, spec: Spec, rows: int, group: int | None = None) -> Iterator[Part]:
+def read_file(file: File, named: Folders, spec: Spec, rows: int, groups: range | None = None) -> Iterator[Part]:
     """Yield every row of a file in order, at most `rows` at once; an unreadable row has a reason and its raw text.
 
     `named` are values of its folder names (`event_type=buy`), which are added to every row that lacks that column. Of
-    Parquet, the rows of one row `group` can be asked for.
+    Parquet, the rows of some row `groups` can be asked for.
     Raise SourceError for a file that is not written as the recipe says.
     """
     last = -1
     try:
         with file.reading():
-            for part in _parts(file, named, spec, rows, group):
+            for part in _parts(file, named, spec, rows, groups):
                 last = part[-1].number if isinstance(part, list) else part.last
                 yield _with_folders(part, named)
     except (SourceError, AssertionError, OSError, MemoryError):
@@ -103,11 +103,11 @@ def _with_folders(part: Part, named: Folders) -> Part:
     return replace(part, batch=batch)
 
 
-def _parts(file: File, named: Folders, spec: Spec, rows: int, group: int | None) -> Iterator[Part]:
+def _parts(file: File, named: Folders, spec: Spec, rows: int, groups: range | None) -> Iterator[Part]:
     if file.suffix == ".parquet":
         with file.filesystem.open_input_file(file.path) as stream:
             names = spec.selected_columns, spec.mapped_columns
-            for part in parquet_columns(stream, file.file, *names, rows, spec.unread_columns, group):
+            for part in parquet_columns(stream, file.file, *names, rows, spec.unread_columns, groups):
                 yield [part] if isinstance(part, Row) else part
         return
     dialect = check_text(file, spec)

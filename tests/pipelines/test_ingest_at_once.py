@@ -23,6 +23,7 @@ from pipelines.ingest.events import ingest as events_ingest
 from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.items import ingest as items_ingest
 from pipelines.ingest.items.ingest import ingest_items
+from pipelines.sources import files
 from pipelines.sources.files import find_sources
 from pipelines.sources.protocol import Source
 from pipelines.sources.source_spec import InteractionsSpec, ItemsWithoutImages
@@ -90,6 +91,7 @@ def test_an_event_of_two_logs_that_are_read_at_once_is_stored_once(
     first: list[str], second: list[str], chunk: int, place: int, by_workers: bool
 ) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(files, "PARTITION_ROWS", 1)
         monkeypatch.setattr(events_ingest, "CHUNK_ROWS", chunk)
         monkeypatch.setattr(events_ingest, "partitions_for_workers", partitions_for)
         lake = Lake(f"{folder}/lake")
@@ -120,14 +122,15 @@ def test_an_item_of_two_catalogues_that_are_read_at_once_gets_a_revision_for_eac
     before: dict[str, str], first: dict[str, str], second: dict[str, str], chunk: int, place: int, by_workers: bool
 ) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(files, "PARTITION_ROWS", 1)
         monkeypatch.setattr(items_ingest, "CHUNK_ROWS", chunk)
         monkeypatch.setattr(items_ingest, "partitions_for_workers", partitions_for)
         lake = Lake(f"{folder}/lake")
         named = (("before", before), ("one", first), ("two", second))
-        files = [items_file(Path(folder), name, rows) for name, rows in named]
-        read_items(lake, files[0])
-        between(monkeypatch, place, lambda: read_items(lake, files[2]))
-        read_items(lake, files[1], by_workers)
+        named_files = [items_file(Path(folder), name, rows) for name, rows in named]
+        read_items(lake, named_files[0])
+        between(monkeypatch, place, lambda: read_items(lake, named_files[2]))
+        read_items(lake, named_files[1], by_workers)
         rows = lake.frame("items").sort("item_id", "revision")
         revisions = rows.group_by("item_id", maintain_order=True).agg("revision", "title")
         for _, numbers, titles in revisions.iter_rows():

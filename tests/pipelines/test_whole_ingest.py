@@ -22,6 +22,7 @@ from pipelines.ingest.events import ingest as events_ingest
 from pipelines.ingest.events.rows import EventRules
 from pipelines.ingest.items import ingest as items_ingest
 from pipelines.ingest.items.rows import item_of
+from pipelines.sources import files
 from pipelines.sources.cells import Refused
 from pipelines.sources.files import find_sources
 from pipelines.sources.protocol import Partition, Source, Spec
@@ -70,7 +71,7 @@ def write(path: Path, rows: Rows, kind: str) -> Source:
     return source
 
 
-def partitions_for(source: Any, spec: Spec, compute: Compute | None) -> list[Partition]:
+def partitions_for(lake: Lake, source: Any, spec: Spec, compute: Compute | None) -> list[Partition]:
     """Return the partitions of a source, also of a small one and without a cluster."""
     found: list[Partition] = source.partitions(spec) if compute is not None else []
     return found
@@ -168,6 +169,7 @@ def test_what_is_stored_and_refused_is_what_a_loop_over_rows_stores_and_refuses(
     compute = InProcess(ComputeSpec()) if by_workers else None
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(items_ingest, "CHUNK_ROWS", chunk)
+        patch.setattr(files, "PARTITION_ROWS", 1)
         patch.setattr(events_ingest, "CHUNK_ROWS", chunk)
         patch.setattr(events_ingest, "partitions_for_workers", partitions_for)
         patch.setattr(items_ingest, "partitions_for_workers", partitions_for)

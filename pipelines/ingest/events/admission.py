@@ -64,15 +64,18 @@ class Admission:
         """Add a column `known`: whether the catalogue has the event's item."""
         return events.with_columns(self._items.known(events["item_id"]).alias("known"))
 
-    def admit(self, events: pl.DataFrame, own_ids: bool = True, version: int | None = None) -> Admitted:
+    def admit(
+        self, events: pl.DataFrame, own_ids: bool = True, version: int | None = None, times: Times | None = None
+    ) -> Admitted:
         """Split recognised events with a `source`, beside those stored at `version` of the table (newest by default).
 
-        Without `own_ids`, all ids are hashes of the content.
+        Without `own_ids`, all ids are hashes of the content. `times` are the first and the last of the part that these
+        events are of, if they are not all of it.
         """
         if events.is_empty():
             return Admitted(events, [], 0)
         within = SAME_ID_WITHIN if own_ids else timedelta(0)
-        repeated, stored = self._repeated(events, within), self._stored(events, within, version)
+        repeated, stored = self._repeated(events, within), self._stored(events, times, within, version)
         if stored.is_empty() and events["known"].all() and not repeated.any():
             return Admitted(events, [], 0)
         found = _judged(events, repeated, stored)
@@ -135,12 +138,14 @@ class Admission:
                 found.append(written.filter(written.is_in(events["event_id"].implode())))
         return pl.concat(found)
 
-    def _stored(self, events: pl.DataFrame, within: timedelta, version: int | None) -> pl.DataFrame:
+    def _stored(
+        self, events: pl.DataFrame, times: Times | None, within: timedelta, version: int | None
+    ) -> pl.DataFrame:
         """Return the stored events with these ids, except those of this source that `written` knows of.
 
         Only events `within` a difference of their event times are read.
         """
-        low, high = times_of(events)
+        low, high = times or times_of(events)
         first = max(low, EARLIEST + within) - within
         last = min(high, LATEST - within) + within
         where = (ds.field("event_time") >= first) & (ds.field("event_time") <= last)

@@ -22,7 +22,7 @@ from pipelines.ingest.events.reader import LogReader
 from pipelines.ingest.hash_set import hash_probe, id_hashes
 from pipelines.ingest.partitions import made_in_order, partitions_for_workers
 from pipelines.ingest.parts import bounds, column_names, parsed_ahead
-from pipelines.sources.protocol import Part, Partition, Source
+from pipelines.sources.protocol import Part, Partition, Partitioned, Source
 from pipelines.sources.source_spec import InteractionsSpec
 from storage.commit import Decided, Provenance, append_decided
 from storage.files.among import one_of
@@ -56,7 +56,7 @@ def ingest_interactions(
     before = _read_before(lake, names_of(lake, source, "interactions"))
     reader = LogReader(source, spec, arrived_at, before, pseudonyms)
     log = _Log(lake, Admission(lake, has), provenance)
-    partitions = partitions_for_workers(source, spec, compute) if reader.is_alike_everywhere else []
+    partitions = partitions_for_workers(lake, source, spec, compute) if reader.is_alike_everywhere else []
     if compute is not None and partitions:
         log.read_by_workers(compute, reader, partitions)
     else:
@@ -96,7 +96,10 @@ class _Log:
         job = LogJob(self._lake, reader, version, CHUNK_ROWS, hash_probe())
         with closing(made_in_order(compute, job, partitions)) as made:
             for part in chain.from_iterable(made):
-                self._take(part)
+                with naming(reader.source, *part.bounds):
+                    self._take(part)
+        assert isinstance(reader.source, Partitioned)
+        reader.source.check_same()
 
     def _take(self, part: JudgedPart) -> None:
         """Commit what a worker wrote of a part, or judge it again."""
@@ -105,7 +108,7 @@ class _Log:
         again = write_judged(self._lake, self._admission, part, self._provenance)
         if again is None:
             self.counts.out += len(part.kept)
-            self._settle(part.refused, part.unchanged, part.rejects)
+            self._settle(part.refusals, part.unchanged, part.rejects)
         else:
             self.counts.out += len(again.events)
             self._settle(again.refused, part.unchanged + again.unchanged, part.rejects)
@@ -154,12 +157,12 @@ def write_judged(lake: Lake, admission: Admission, part: JudgedPart, provenance:
         nonlocal again
         if again is None and admission.confirms((part.kept, part.held_back), version):
             return (part.files, part.key) if part.files else None
-        again = admission.admit(part.events(lake), part.own_ids, version)
+        again = admission.admit(part.events(lake), part.own_ids, version, part.times)
         return event_rows(again.events) if len(again.events) else None
 
     commit = append_decided(lake, "interactions", decide, provenance)
     if again is None:
-        admission.written(part.kept, part.times, commit)
+        admission.written(part.kept, part.times_kept, commit)
         return None
     kept = again.events
     admission.written(id_hashes(kept["event_id"]), times_of(kept) if len(kept) else None, commit)

@@ -26,7 +26,7 @@ from pipelines.ingest.parts import bounds, parsed_ahead
 from pipelines.ingest.pictures.fetch import TRANSIENT
 from pipelines.ingest.pictures.ingest import Pictures
 from pipelines.ingest.pictures.references import Reference
-from pipelines.sources.protocol import Partition, Source
+from pipelines.sources.protocol import Partition, Partitioned, Source
 from pipelines.sources.source_spec import ItemsSpec
 from storage.commit import Decided, Provenance, append_decided
 from storage.files.data_files import DataFile
@@ -59,7 +59,7 @@ def ingest_items(
     """
     reading = _Catalogue(lake, source, spec, arrived_at, provenance)
     reader = CatalogueReader(lake, source, spec)
-    partitions = partitions_for_workers(source, spec, compute) if reader.is_alike_everywhere else []
+    partitions = partitions_for_workers(lake, source, spec, compute) if reader.is_alike_everywhere else []
     if compute is not None and partitions:
         reading.read_by_workers(compute, partitions)
     else:
@@ -112,20 +112,28 @@ class _Catalogue:
 
         If parts have an item in common, or another run wrote items meanwhile, all is read again in this process.
         """
+        assert isinstance(self._source, Partitioned)
         version = self._lake.open_or_create("items").version()
-        asked = _elsewhere(self._lake, self._source)["subject"].drop_nulls()
         job = CatalogueJob(
-            *(self._lake, self._source, self._spec, self._arrived_at, version, CHUNK_ROWS),
-            *(frozenset(asked), hash_probe()),
+            lake=self._lake,
+            source=self._source,
+            spec=self._spec,
+            arrived_at=self._arrived_at,
+            version=version,
+            chunk_rows=CHUNK_ROWS,
+            asked=frozenset(_elsewhere(self._lake, self._source)["subject"].drop_nulls()),
+            probe=hash_probe(),
         )
         seen = SeenHashes()
         with closing(made_in_order(compute, job, partitions)) as made:
             for part in chain.from_iterable(made):
-                if seen.has(part.ids).any() or not self._commit(part, version):
-                    break
-                seen.add(part.ids)
-                version += bool(part.files)
+                with naming(self._source, *part.bounds):
+                    if seen.has(part.ids).any() or not self._commit(part, version):
+                        break
+                    seen.add(part.ids)
+                    version += bool(part.files)
             else:
+                self._source.check_same()
                 return
         written = self.totals.rows.out
         self.totals = CatalogueTotals()
@@ -134,7 +142,10 @@ class _Catalogue:
         self.totals.rows.unchanged -= written
 
     def _commit(self, part: JudgedItems, version: int) -> bool:
-        """Commit the files of a part at a version of the table; return False if that is not its newest any more."""
+        """Commit the files of a part at a version of the table; return False if that is not its newest any more.
+
+        So it does if a commit with the key of the part came before, whose rows were taken out of the table since.
+        """
         stands = False
 
         def decide(newest: int) -> Decided | None:
@@ -142,12 +153,12 @@ class _Catalogue:
             stands = newest == version
             return (part.files, part.key) if stands and part.files else None
 
-        append_decided(self._lake, "items", decide, self._provenance)
-        if not stands:
+        commit = append_decided(self._lake, "items", decide, self._provenance)
+        if not stands or (commit is not None and not commit.written):
             return False
         if part.changes and self.lost is None:
             paths = [DataFile.at(each.path) for each in part.files]
-            self._look_for_lost(pl.DataFrame(self._lake.read_files("items", paths, None)))
+            self._look_for_lost(pl.DataFrame(self._lake.read_files("items", paths, None)).sort("source_row"))
         self.totals.add(part.totals)
         self._settle(part.asked, part.rejects, with_pictures=False)
         return True

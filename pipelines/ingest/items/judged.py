@@ -28,13 +28,14 @@ from storage.quarantine import Reject
 
 @dataclass(frozen=True)
 class JudgedItems:
-    """What a worker made of a part: its counts, what it refused, and the hashes of the `ids` of its
+    """What a worker made of the rows within `bounds`: counts, what it refused, and the hashes of the `ids` of its
     items, ascending.
 
     `files` hold the new revisions, to be committed under `key`; none where all items are unchanged. `changes` says
     whether an item was there before. `asked` are those items, with `complete`, that quarantine has rows of.
     """
 
+    bounds: tuple[int, int]
     totals: CatalogueTotals
     rejects: list[Reject]
     ids: Hashes
@@ -85,6 +86,7 @@ class CatalogueJob:
             reader.totals.rows.out += len(revisions)
             reader.totals.rows.unchanged += len(items) - len(revisions)
             return JudgedItems(
+                bounds(part),
                 reader.totals,
                 rejects,
                 np.sort(id_hashes(parsed.items["item_id"])),

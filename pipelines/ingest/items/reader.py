@@ -7,7 +7,7 @@ import polars as pl
 
 from pipelines.counts import Counts
 from pipelines.ingest.accounting import names_of, payload
-from pipelines.ingest.hash_set import SeenHashes
+from pipelines.ingest.hash_set import SeenHashes, id_hashes
 from pipelines.ingest.items.columns import ParsedItems
 from pipelines.ingest.items.marks import row_numbers, telling_names
 from pipelines.ingest.items.revisions import CONTENT, comparable
@@ -108,7 +108,7 @@ class CatalogueReader:
 
     def _again(self, ids: pl.Series) -> pl.Series:
         """Return for each id whether an earlier row of the source has it."""
-        hashes = ids.hash().to_numpy()
+        hashes = id_hashes(ids)
         known = self._seen.has(hashes)
         again = ~ids.is_first_distinct()
         if known.any():

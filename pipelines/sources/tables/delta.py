@@ -29,10 +29,14 @@ _FEATURE = re.compile(r"reader features|Feature '|column mapping", re.IGNORECASE
 
 @dataclass(frozen=True)
 class DeltaFile:
-    """A data file, without the rows that are deleted from it; what a version needs of its rows is its schema."""
+    """A data file, without the rows that are deleted from it; what a version needs of its rows is its schema.
+
+    `rows` are those with the deleted ones, by the log of the table, which need not say it.
+    """
 
     table: "DeltaFolder"
     fragment: ds.ParquetFileFragment
+    rows: int | None = None
     kept: KeptRows | None = None
 
     @property
@@ -82,7 +86,8 @@ class DeltaFile:
 
     def row_count(self) -> RowCount:
         deleted = 0 if self.kept is None else int((~self.kept).sum())
-        return RowCount(self.fragment.count_rows() - deleted, exact=True)
+        rows = self.fragment.count_rows() if self.rows is None else self.rows
+        return RowCount(rows - deleted, exact=True)
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class DeltaFolder:
     table_id: str
     kind = KIND
     mark = "@v"
+    reopens = True
     cleaning = "a vacuum of the table"
 
     def __reduce__(self) -> tuple[type["DeltaFolder"], tuple[str, str]]:
@@ -115,7 +121,9 @@ class DeltaFolder:
 
     def pieces(self, version: int) -> Mapping[str, DeltaFile]:
         files = self._files(version)
-        found = (DeltaFile(self, each, files.kept.get(path)) for path, each in files.fragments.items())
+        found = (
+            DeltaFile(self, each, files.rows.get(path), files.kept.get(path)) for path, each in files.fragments.items()
+        )
         return {each.name: each for each in found}
 
     def _files(self, version: int) -> DeltaFiles:

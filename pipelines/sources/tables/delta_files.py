@@ -24,10 +24,14 @@ KeptRows = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class DeltaFiles:
-    """Files of a version by path, with the schema of the table, and the rows that are kept of files that lost some."""
+    """Files of a version by path, with the schema of the table, and the rows that are kept of files that lost some.
+
+    `rows` are the rows of a file that the log of the table tells.
+    """
 
     schema: pa.Schema
     fragments: Mapping[str, ds.ParquetFileFragment]
+    rows: Mapping[str, int | None]
     kept: Mapping[str, KeptRows]
 
 
@@ -38,15 +42,16 @@ def delta_files(table: DeltaTable, schema: pa.Schema | None = None) -> DeltaFile
     """
     schema = schema or pa.schema(table.schema().to_arrow())
     features = set(table.protocol().reader_features or ())
+    added = pa.table(table.get_add_actions(flatten=True))
+    rows = dict(zip(map(unquote, added["path"].to_pylist()), added["num_records"].to_pylist(), strict=True))
     if DELETION_VECTORS not in features:
         dataset = table.to_pyarrow_dataset(schema=schema)
-        return DeltaFiles(dataset.schema, {each.path: each for each in dataset.get_fragments()}, {})
+        return DeltaFiles(dataset.schema, {each.path: each for each in dataset.get_fragments()}, rows, {})
     if others := features - {DELETION_VECTORS, *SUPPORTED_READER_FEATURES}:
         raise DeltaProtocolError(f"The table has set these reader features: {', '.join(sorted(others))}")
     root = table.table_uri.rstrip("/")
     filesystem, folder = pafs.FileSystem.from_uri(root) if "://" in root else (pafs.LocalFileSystem(), root)
     made, inside = ds.ParquetFileFormat(), pafs.SubTreeFileSystem(folder, filesystem)
-    added = pa.table(table.get_add_actions(flatten=True))
     by = [name for name in added.schema.names if name.startswith("partition.")]
     fragments = {}
     for row in added.select(["path", *by]).to_pylist():
@@ -57,7 +62,7 @@ def delta_files(table: DeltaTable, schema: pa.Schema | None = None) -> DeltaFile
     kept = {}
     for uri, flags in zip(vectors["filepath"].to_pylist(), vectors["selection_vector"], strict=True):
         kept[_path_of(unquote(uri), fragments)] = np.asarray(flags.values, np.bool_)
-    return DeltaFiles(schema, fragments, kept)
+    return DeltaFiles(schema, fragments, rows, kept)
 
 
 def _path_of(uri: str, paths: Container[str]) -> str:

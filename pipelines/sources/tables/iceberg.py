@@ -77,6 +77,8 @@ class IcebergTable:
     opened: Opened = field(compare=False, repr=False)
     kind = "iceberg"
     mark = "@"
+    reopens = False
+    """A catalog holds connections and secrets, which are sent to nobody."""
     cleaning = "an expiry of snapshots"
 
     @property

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from pipelines.sources.parquet_columns import DAMAGED, Columns
-from pipelines.sources.protocol import Part, Partition, Record, RowCount, Spec, partitions_of
+from pipelines.sources.protocol import Part, Partition, Record, RowCount, Spec
 from pipelines.sources.row import SourceError, without_blanks
 from pipelines.sources.source_spec import ItemsSpec
 
@@ -55,6 +55,10 @@ class VersionedTable(Protocol):
 
     @property
     def cleaning(self) -> str: ...
+
+    @property
+    def reopens(self) -> bool:
+        """True if other processes can open it by what it pickles as, and its pieces know how many rows they have."""
 
     @property
     def place(self) -> tuple[pafs.FileSystem, str]:
@@ -190,16 +194,18 @@ class TableVersion:
 
     def partitions(self, spec: Spec) -> list[Partition]:
         """Return the pieces by name; none if items are deleted, which are looked for in all pieces."""
-        if isinstance(spec, ItemsSpec) and self._gone:
+        if not self.table.reopens or (isinstance(spec, ItemsSpec) and self._gone):
             return []
-        pieces = sorted(self._came.items())
-        try:
-            counts = [piece.row_count() for _, piece in pieces]
-        except DAMAGED:  # which reading the rows explains
-            return []
-        if not all(each.exact for each in counts):
-            return []
-        return partitions_of((name, count.rows) for (name, _), count in zip(pieces, counts, strict=True))
+        found, first = list[Partition](), 0
+        for name, piece in sorted(self._came.items()):
+            try:
+                rows = piece.row_count().rows
+            except DAMAGED:  # which reading the rows explains
+                return []
+            if rows:
+                found.append(Partition(first, rows, name))
+            first += rows
+        return found
 
     def partition_parts(self, partition: Partition, spec: Spec, rows: int) -> Iterator[Part]:
         name, number = str(partition.name), partition.first
@@ -212,6 +218,13 @@ class TableVersion:
                 f"{self.file}: {name} has {number - partition.first:,} rows, and its metadata says {partition.rows:,}. "
                 "Repair the table."
             )
+
+    @property
+    def is_on_this_machine(self) -> bool:
+        return "://" not in self.table.address or self.table.address.startswith("file://")
+
+    def check_same(self) -> None:
+        """Do nothing: a version of a table does not change."""
 
     def row_count(self, spec: Spec) -> RowCount:
         """Return the rows of the pieces that came; deleted items are not among them."""
