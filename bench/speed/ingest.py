@@ -24,7 +24,7 @@ from deltalake import write_deltalake
 from bench.speed.ingest_text import KINDS, Steps, measure_all, report, write_texts
 from pipelines.compute.executors import Compute, OnRay
 from pipelines.ingest import partitions
-from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.events.ingest import LogResources, ingest_interactions
 from pipelines.ingest.items.ingest import ingest_items
 from pipelines.sources import files
 from pipelines.sources.files import find_sources
@@ -199,4 +199,4 @@ def read_items(lake: Lake, path: Path, compute: Compute | None = None) -> None:
 
 def read_log(lake: Lake, path: Path, compute: Compute | None = None) -> None:
     (source,) = find_sources(str(path))
-    ingest_interactions(lake, source, InteractionsSpec(), NOW, WHO, compute=compute)
+    ingest_interactions(lake, source, InteractionsSpec(), NOW, WHO, LogResources(compute))

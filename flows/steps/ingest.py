@@ -14,7 +14,7 @@ from flows.steps.task import step
 from pipelines.counts import Counts
 from pipelines.ingest.absent import absent_columns
 from pipelines.ingest.accounting import IngestedSource, record_source, records, unread
-from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.events.ingest import LogResources, ingest_interactions
 from pipelines.ingest.events.waiting import admit_waiting, waiting_for_known_items
 from pipelines.ingest.items.ingest import fetch_again, ingest_items
 from pipelines.ingest.items.marks import doubtful_attributes
@@ -41,7 +41,7 @@ def ingest(
     mapping = run.recipe.items if run.recipe.image is not None else ItemsWithoutImages.of(run.recipe.items)
     _read(run, "items", "ingest items", items, mapping, partial(ingest_items, compute=run.compute))
     has = None if base is None else partial(_is_item, run, base)
-    reader = partial(ingest_interactions, has=has, compute=run.compute)
+    reader = partial(ingest_interactions, resources=LogResources(run.compute, has))
     _read(run, "interactions", "ingest log", interactions, run.recipe.interactions, reader)
     if fetch and (fetched := fetch_again(run.lake, run.recipe.items, run.clock, run.provenance())):
         run.say(f"  {fetched:,} items got pictures that could not be fetched before")

@@ -6,7 +6,7 @@ from typing import TypeVar
 from pipelines.compute.cluster import machine_cpus
 from pipelines.compute.executors import Compute, Job, OnRay, WorkerDied
 from pipelines.compute.ray_address import foreign_address
-from pipelines.sources.protocol import Partition, Partitioned, Source, Spec
+from pipelines.sources.protocol import Partitioned, Source, SourcePartition, Spec
 from storage.lake import Lake
 
 D = TypeVar("D")
@@ -18,7 +18,7 @@ TRIES = 3
 """How often a partition is given to a worker, if that dies."""
 
 
-def partitions_for_workers(lake: Lake, source: Source, spec: Spec, compute: Compute | None) -> list[Partition]:
+def partitions_for_workers(lake: Lake, source: Source, spec: Spec, compute: Compute | None) -> list[SourcePartition]:
     """Return the partitions of a source if workers should read it and can, else none.
 
     Workers of a cluster elsewhere do not see a source or a lake on this machine.
@@ -37,7 +37,9 @@ def partitions_for_workers(lake: Lake, source: Source, spec: Spec, compute: Comp
     return found if len(sizes) > 1 and sum(sizes) >= least and max(sizes) <= MAX_ROWS else []
 
 
-def made_in_order(compute: Compute, job: Job[Partition, D], partitions: list[Partition]) -> Generator[D, None, None]:
+def made_in_order(
+    compute: Compute, job: Job[SourcePartition, D], partitions: list[SourcePartition]
+) -> Generator[D, None, None]:
     """Yield what a job makes of each partition, in order. Raise WorkerDied if workers die TRIES times."""
     left, made, due = dict(enumerate(partitions)), dict[int, D](), 0
     for tries in reversed(range(TRIES)):

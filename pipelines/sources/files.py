@@ -27,10 +27,10 @@ from pipelines.sources.protocol import (
     MAX_FAULTS,
     Found,
     Part,
-    Partition,
     Record,
     RowCount,
     SourceKind,
+    SourcePartition,
     Spec,
 )
 from pipelines.sources.reading import check_file, read_file
@@ -107,14 +107,14 @@ class SourceFile(File):
             yield [Row(number, values, Reason.UNREADABLE_TEXT, self.broken.told)]
         self.check_same()
 
-    def partitions(self, spec: Spec) -> list[Partition]:
+    def partitions(self, spec: Spec) -> list[SourcePartition]:
         """Return row groups of Parquet, small ones together; rows of a text get their numbers one after the other."""
         if self.suffix != ".parquet":
             return []
         with self.reading(), self.filesystem.open_input_file(self.path) as stream:
             return _partitions(row_groups(stream))
 
-    def partition_parts(self, partition: Partition, spec: Spec, rows: int) -> Iterator[Part]:
+    def partition_parts(self, partition: SourcePartition, spec: Spec, rows: int) -> Iterator[Part]:
         assert isinstance(partition.name, range)
         return read_file(self, self.columns, spec, rows, partition.name)
 
@@ -162,16 +162,16 @@ class SourceFile(File):
         return rows_of_file(self, spec)
 
 
-def _partitions(groups: list[int]) -> list[Partition]:
+def _partitions(groups: list[int]) -> list[SourcePartition]:
     """Return partitions of consecutive row groups with these numbers of rows, of PARTITION_ROWS or more but the last.
 
     Each process that reads one reads the footer of the file, which names all row groups.
     """
-    found, first, start, rows = list[Partition](), 0, 0, 0
+    found, first, start, rows = list[SourcePartition](), 0, 0, 0
     for stop, more in enumerate(groups, 1):
         rows += more
         if rows >= PARTITION_ROWS or (rows and stop == len(groups)):
-            found.append(Partition(first, rows, range(start, stop)))
+            found.append(SourcePartition(first, rows, range(start, stop)))
             first, start, rows = first + rows, stop, 0
     return found
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipelines.sources.cells import Half, Single, Unreadable
 from pipelines.sources.row import Row, SourceError, without_blanks
+from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from storage.reasons import Reason
 
 BATCH_ROWS = 4096
@@ -68,17 +69,15 @@ class Columns:
 def parquet_columns(
     stream: pa.NativeFile,
     file: str,
-    selected: frozenset[str] | None,
-    mapped: Collection[str],
+    spec: ItemsSpec | InteractionsSpec,
     rows: int,
-    unread: Collection[str] = (),
     only: range | None = None,
 ) -> Iterator[Columns | Row]:
-    """Yield the rows in batches of at most `rows`, with the columns of `selected`, or all but `unread` if None.
+    """Yield the rows in batches of at most `rows`, with the columns that a mapping reads.
 
     `only` are the numbers of the row groups to read.
 
-    A part that cannot be read is a Row with a reason and its number of rows. `mapped` names the columns with a meaning.
+    A part that cannot be read is a Row with a reason and its number of rows.
     Raise SourceError if two columns have the name of a requested one.
     """
     if stream.size() == 0:
@@ -89,8 +88,8 @@ def parquet_columns(
     except DAMAGED as error:
         yield Row(0, {"raw": file}, Reason.UNREADABLE_PARQUET, f"{file} is {_no_parquet(stream, error)}")
         return
-    names = tuple(without_blanks(schema.names, mapped))
-    wanted = _columns(schema.names, names, file, selected, unread)
+    names = tuple(without_blanks(schema.names, spec.mapped_columns))
+    wanted = _columns(schema.names, names, file, spec.selected_columns, spec.unread_columns)
     named = dict(zip(schema.names, names, strict=True))
     first = 0
     for group in groups:
@@ -101,7 +100,7 @@ def parquet_columns(
         try:
             for batch in _batches(table, group, wanted, rows):
                 renamed = batch.rename_columns([named[name] for name in batch.schema.names]) if batch.columns else batch
-                yield Columns(number, renamed, names, exact_times=selected is not None)
+                yield Columns(number, renamed, names, exact_times=spec.selected_columns is not None)
                 number += batch.num_rows
             if number != first:
                 raise OSError(f"it gives {number - first + expected:,} rows")

@@ -126,7 +126,7 @@ class Counted(Protocol):
 
 
 @dataclass(frozen=True)
-class Partition:
+class SourcePartition:
     """Consecutive rows that a source can read by themselves.
 
     It has the number of the first row, how many there are, and what the source calls them: a file, or row groups.
@@ -145,13 +145,13 @@ class Partitioned(Protocol):
     def is_on_this_machine(self) -> bool:
         """True if other machines do not see it."""
 
-    def partitions(self, spec: Spec) -> list[Partition]:
+    def partitions(self, spec: Spec) -> list[SourcePartition]:
         """Return the partitions in order, which have all rows; none where rows can be read only in their order.
 
         Cheap: reads metadata.
         """
 
-    def partition_parts(self, partition: Partition, spec: Spec, rows: int) -> Iterator[Part]:
+    def partition_parts(self, partition: SourcePartition, spec: Spec, rows: int) -> Iterator[Part]:
         """Yield the rows of a partition. The parts of all partitions are those that `parts` yields."""
 
     def check_same(self) -> None:

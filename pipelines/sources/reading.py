@@ -106,8 +106,7 @@ def _with_folders(part: Part, named: Folders) -> Part:
 def _parts(file: File, named: Folders, spec: Spec, rows: int, groups: range | None) -> Iterator[Part]:
     if file.suffix == ".parquet":
         with file.filesystem.open_input_file(file.path) as stream:
-            names = spec.selected_columns, spec.mapped_columns
-            for part in parquet_columns(stream, file.file, *names, rows, spec.unread_columns, groups):
+            for part in parquet_columns(stream, file.file, spec, rows, groups):
                 yield [part] if isinstance(part, Row) else part
         return
     dialect = check_text(file, spec)

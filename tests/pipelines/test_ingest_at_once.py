@@ -20,7 +20,7 @@ from test_whole_ingest import partitions_for
 import storage.commit
 from pipelines.compute.executors import Compute, InProcess
 from pipelines.ingest.events import ingest as events_ingest
-from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.events.ingest import LogResources, ingest_interactions
 from pipelines.ingest.items import ingest as items_ingest
 from pipelines.ingest.items.ingest import ingest_items
 from pipelines.sources import files
@@ -67,7 +67,7 @@ def written(path: Path, lines: list[str]) -> Path:
 
 def read_log(lake: Lake, path: Path, by_workers: bool = False) -> int:
     source, compute = source_of(path, by_workers)
-    return ingest_interactions(lake, source, InteractionsSpec(), NOW, WHO, compute=compute).stages[0].out
+    return ingest_interactions(lake, source, InteractionsSpec(), NOW, WHO, LogResources(compute)).stages[0].out
 
 
 def read_items(lake: Lake, path: Path, by_workers: bool = False) -> int:

@@ -28,13 +28,14 @@ from pipelines.compute.executors import Compute, InProcess, Job, OnRay, WorkerDi
 from pipelines.ingest import partitions
 from pipelines.ingest.accounting import IngestedSource
 from pipelines.ingest.events import ingest as events_ingest
+from pipelines.ingest.events.ingest import LogResources
 from pipelines.ingest.hash_set import hash_probe, require_same_hashes
 from pipelines.ingest.items import ingest as items_ingest
 from pipelines.ingest.partitions import made_in_order, partitions_for_workers
 from pipelines.registry import source_kind_of
 from pipelines.sources import files
 from pipelines.sources.files import find_sources
-from pipelines.sources.protocol import Part, Partition, Partitioned, Source, Spec
+from pipelines.sources.protocol import Part, Partitioned, Source, SourcePartition, Spec
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsWithoutImages
 from pipelines.spec import ComputeSpec
@@ -53,7 +54,7 @@ def told(parts: Any) -> list[tuple[int, dict[str, Any], str | None]]:
     return [(row.number, row.values, row.reason) for row in rows]
 
 
-def check_partitions(source: Source, spec: Spec = ITEMS, rows: int = 3) -> list[Partition]:
+def check_partitions(source: Source, spec: Spec = ITEMS, rows: int = 3) -> list[SourcePartition]:
     """Check that the parts of the partitions, which another process may read, are those of the source."""
     assert isinstance(source, Partitioned)
     found = source.partitions(spec)
@@ -155,7 +156,7 @@ def test_workers_write_the_files_that_one_process_writes(
             names = "user_id", "item_id", "event_time", "event_id"
             for number, some in enumerate((clicks_before, clicks)):
                 source = parquet(folder / f"log-{number}.parquet", names, some, group)
-                done = events_ingest.ingest_interactions(lake, source, EVENTS, NOW, WHO, compute=compute)
+                done = events_ingest.ingest_interactions(lake, source, EVENTS, NOW, WHO, LogResources(compute))
                 counts.append(outcome(done))
             refused = lake.frame("quarantine").drop("at").sort("quarantine_id", "status")
             tables = [sorted(lake.file_names(each, lake.version(each))) for each in ("items", "interactions")]
@@ -177,16 +178,16 @@ def parquet(path: Path, names: tuple[str, ...], rows: list[tuple[Any, ...]], gro
     return source
 
 
-def mortal(folder: Path, deaths: int) -> Job[Partition, int]:
+def mortal(folder: Path, deaths: int) -> Job[SourcePartition, int]:
     """Return a job of which one unit ends the process, until it was tried so often."""
 
     class Mortal:
         stage = type("Stage", (), {"name": "tasks"})  # sent with its code, as workers do not import this module
 
-        def start(self) -> Callable[[Partition], int]:
+        def start(self) -> Callable[[SourcePartition], int]:
             return self._made
 
-        def _made(self, unit: Partition) -> int:
+        def _made(self, unit: SourcePartition) -> int:
             if unit.first == 2 and len(list(folder.iterdir())) < deaths:
                 (folder / str(os.getpid())).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -198,7 +199,7 @@ def mortal(folder: Path, deaths: int) -> Job[Partition, int]:
 def test_partitions_of_a_worker_that_dies_are_given_to_others_and_come_in_order(
     tmp_path: Path, ray_cluster: None
 ) -> None:
-    units, compute = [Partition(first, 1, first) for first in range(5)], OnRay(ComputeSpec())
+    units, compute = [SourcePartition(first, 1, first) for first in range(5)], OnRay(ComputeSpec())
     assert list(made_in_order(compute, mortal(tmp_path, 1), units)) == [0, 1, 2, 3, 4]
     (tmp_path / "again").mkdir()
     with pytest.raises(WorkerDied, match="a worker of stage Stage died"):
@@ -227,7 +228,7 @@ def test_workers_of_a_cluster_read_a_large_source(
         (items,), (events,) = (find_sources(str(tmp_path / name)) for name in ("items.parquet", "log.parquet"))
         assert bool(partitions_for_workers(lake, items, ITEMS, each)) == (each is not None)
         done = items_ingest.ingest_items(lake, items, ITEMS, NOW, WHO, each)
-        logged = events_ingest.ingest_interactions(lake, events, EVENTS, NOW, WHO, compute=each)
+        logged = events_ingest.ingest_interactions(lake, events, EVENTS, NOW, WHO, LogResources(each))
         tables = [sorted(lake.file_names(table, lake.version(table))) for table in ("items", "interactions")]
         refused = lake.frame("quarantine", columns=["quarantine_id"])["quarantine_id"].sort().to_list()
         found.append((done.stages, done.columns, logged.stages, logged.columns, refused, tables))
@@ -277,7 +278,7 @@ def test_an_event_whose_id_is_stored_far_from_the_rest_of_its_part_conflicts_als
     rows = [("u", "a", time, event) for time, event in first + second]
     log = parquet(tmp_path / "log.parquet", names, rows, 3)
     monkeypatch.setattr(events_ingest, "CHUNK_ROWS", 3)
-    done = events_ingest.ingest_interactions(lake, log, EVENTS, NOW, WHO, compute=compute).stages[0]
+    done = events_ingest.ingest_interactions(lake, log, EVENTS, NOW, WHO, LogResources(compute)).stages[0]
     assert (done.out, done.unchanged) == (3, 1)
     assert done.by_reason == {"conflicting_event": 1, "duplicate_event": 1}
     assert sorted(lake.frame("interactions")["event_id"]) == ["w", "x", "y", "z"]
@@ -300,7 +301,7 @@ def test_a_run_that_stops_between_two_partitions_is_finished_by_the_next(
             return items_ingest.ingest_items(lake, items, ITEMS, NOW, WHO, compute)
 
         def read_log(lake: Lake = lake) -> IngestedSource:
-            return events_ingest.ingest_interactions(lake, log, EVENTS, NOW, WHO, compute=compute)
+            return events_ingest.ingest_interactions(lake, log, EVENTS, NOW, WHO, LogResources(compute))
 
         for read in (read_items, read_log):
             if stops:

@@ -19,13 +19,14 @@ from test_admission import Slow
 from pipelines.compute.executors import Compute, InProcess
 from pipelines.counts import Counts
 from pipelines.ingest.events import ingest as events_ingest
+from pipelines.ingest.events.ingest import LogResources
 from pipelines.ingest.events.rows import EventRules
 from pipelines.ingest.items import ingest as items_ingest
 from pipelines.ingest.items.rows import item_of
 from pipelines.sources import files
 from pipelines.sources.cells import Refused
 from pipelines.sources.files import find_sources
-from pipelines.sources.protocol import Partition, Source, Spec
+from pipelines.sources.protocol import Source, SourcePartition, Spec
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
 from pipelines.spec import ComputeSpec
 from storage import reasons as reasons_of
@@ -71,9 +72,9 @@ def write(path: Path, rows: Rows, kind: str) -> Source:
     return source
 
 
-def partitions_for(lake: Lake, source: Any, spec: Spec, compute: Compute | None) -> list[Partition]:
+def partitions_for(lake: Lake, source: Any, spec: Spec, compute: Compute | None) -> list[SourcePartition]:
     """Return the partitions of a source, also of a small one and without a cluster."""
-    found: list[Partition] = source.partitions(spec) if compute is not None else []
+    found: list[SourcePartition] = source.partitions(spec) if compute is not None else []
     return found
 
 
@@ -181,7 +182,7 @@ def test_what_is_stored_and_refused_is_what_a_loop_over_rows_stores_and_refuses(
             assert outcome(counts) == shop.read_items(source)
         sources = [write(folder / f"log-{at}.{kind}", rows, kind) for at, (rows, kind) in enumerate(logs)]
         for source in (*sources, sources[0]):
-            counts = events_ingest.ingest_interactions(lake, source, EVENTS, NOW, WHO, compute=compute).stages[0]
+            counts = events_ingest.ingest_interactions(lake, source, EVENTS, NOW, WHO, LogResources(compute)).stages[0]
             assert outcome(counts) == shop.read_log(source)
         check_items(lake, shop)
         check_events(lake, shop)

@@ -33,7 +33,7 @@ few files are read. An id that is a hash of the content, with the time in it, co
 _STORED = ["event_id", "source", "source_offset", *SAME]
 Refusal = tuple[dict[str, Any], str, str]
 """An event, the reason, and the detail."""
-Times = tuple[datetime, datetime]
+TimeSpan = tuple[datetime, datetime]
 """First and last event time."""
 
 
@@ -57,7 +57,7 @@ class Admission:
         self._lake = lake
         self._items = KnownItems(lake, has)
         self._seen = SeenHashes()
-        self._own_files: dict[str, Times] = {}
+        self._own_files: dict[str, TimeSpan] = {}
         self._version: int | None = None
 
     def recognised(self, events: pl.DataFrame) -> pl.DataFrame:
@@ -65,7 +65,7 @@ class Admission:
         return events.with_columns(self._items.known(events["item_id"]).alias("known"))
 
     def admit(
-        self, events: pl.DataFrame, own_ids: bool = True, version: int | None = None, times: Times | None = None
+        self, events: pl.DataFrame, own_ids: bool = True, version: int | None = None, times: TimeSpan | None = None
     ) -> Admitted:
         """Split recognised events with a `source`, beside those stored at `version` of the table (newest by default).
 
@@ -100,7 +100,7 @@ class Admission:
         """
         return version == self._version and not any(self._seen.has(some).any() for some in ids)
 
-    def written(self, ids: Hashes, times: Times | None, commit: Commit | None) -> None:
+    def written(self, ids: Hashes, times: TimeSpan | None, commit: Commit | None) -> None:
         """Take note of admitted events that were written: the hashes of their ids, first and last time, and commit."""
         self._seen.add(ids)
         if commit is not None and commit.files and times is not None:
@@ -139,7 +139,7 @@ class Admission:
         return pl.concat(found)
 
     def _stored(
-        self, events: pl.DataFrame, times: Times | None, within: timedelta, version: int | None
+        self, events: pl.DataFrame, times: TimeSpan | None, within: timedelta, version: int | None
     ) -> pl.DataFrame:
         """Return the stored events with these ids, except those of this source that `written` knows of.
 
@@ -154,7 +154,7 @@ class Admission:
         return pl.DataFrame(rows).unique("event_id", keep="last")
 
 
-def times_of(events: pl.DataFrame) -> Times:
+def times_of(events: pl.DataFrame) -> TimeSpan:
     """Return the first and the last time of some events."""
     low, high = events["event_time"].min(), events["event_time"].max()
     assert isinstance(low, datetime)

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
 from typing import Any
@@ -22,7 +22,7 @@ from pipelines.ingest.events.reader import LogReader
 from pipelines.ingest.hash_set import hash_probe, id_hashes
 from pipelines.ingest.partitions import made_in_order, partitions_for_workers
 from pipelines.ingest.parts import bounds, column_names, parsed_ahead
-from pipelines.sources.protocol import Part, Partition, Partitioned, Source
+from pipelines.sources.protocol import Part, Partitioned, Source, SourcePartition
 from pipelines.sources.source_spec import InteractionsSpec
 from storage.commit import Decided, Provenance, append_decided
 from storage.files.among import one_of
@@ -35,27 +35,37 @@ CHUNK_ROWS = 1 << 18
 """Rows of a source that are converted, admitted and written at once."""
 
 
+@dataclass(frozen=True)
+class LogResources:
+    """Means of an ingest of a log besides the lake.
+
+    Workers of `compute` read the partitions of a large source. `has` returns for some ids whether they are certainly
+    those of items; for the others, the catalogue is read.
+    """
+
+    compute: Compute | None = None
+    has: Has | None = None
+
+
 def ingest_interactions(
     lake: Lake,
     source: Source,
     spec: InteractionsSpec,
     arrived_at: datetime,
     provenance: Provenance,
-    has: Has | None = None,
-    compute: Compute | None = None,
+    resources: LogResources = LogResources(),
 ) -> IngestedSource:
     """Append the events of one source; refused rows go to quarantine. Rows in = written + unchanged + quarantined.
 
     `unchanged` counts events that the lake already has: from an earlier reading of this source, also under another
-    mapping, or delivered again by another source (such as a log exported anew with more rows). `has` returns for some
-    ids whether they are certainly those of items; for the others, the catalogue is read. Workers of `compute` read the
-    partitions of a large source, with the same outcome.
+    mapping, or delivered again by another source (such as a log exported anew with more rows). The outcome is the same
+    with any `resources`.
     """
     pseudonyms = Pseudonyms.of(spec)
     require_same_key(lake, pseudonyms, provenance)
     before = _read_before(lake, names_of(lake, source, "interactions"))
     reader = LogReader(source, spec, arrived_at, before, pseudonyms)
-    log = _Log(lake, Admission(lake, has), provenance)
+    compute, log = resources.compute, _Log(lake, Admission(lake, resources.has), provenance)
     partitions = partitions_for_workers(lake, source, spec, compute) if reader.is_alike_everywhere else []
     if compute is not None and partitions:
         log.read_by_workers(compute, reader, partitions)
@@ -89,7 +99,7 @@ class _Log:
                 self.counts.out += len(found.events)
                 self._settle(found.refused, found.unchanged, rejects)
 
-    def read_by_workers(self, compute: Compute, reader: LogReader, partitions: list[Partition]) -> None:
+    def read_by_workers(self, compute: Compute, reader: LogReader, partitions: list[SourcePartition]) -> None:
         """Have workers read, judge and write the partitions, and commit their files."""
         version = self._lake.open_or_create("interactions").version()
         self._admission.begin(version)

@@ -15,12 +15,12 @@ from deltalake.transaction import AddAction
 from pipelines.compute.placement import TaskStage
 from pipelines.counts import Counts
 from pipelines.ingest.accounting import naming
-from pipelines.ingest.events.admission import Admission, Refusal, Times, event_rows, times_of
+from pipelines.ingest.events.admission import Admission, Refusal, TimeSpan, event_rows, times_of
 from pipelines.ingest.events.columns import EVENTS
 from pipelines.ingest.events.reader import LogReader
 from pipelines.ingest.hash_set import Hashes, id_hashes, require_same_hashes
 from pipelines.ingest.parts import bounds, column_names
-from pipelines.sources.protocol import Part, Partition, Partitioned
+from pipelines.sources.protocol import Part, Partitioned, SourcePartition
 from storage.commit import write_files
 from storage.files.data_files import DataFile
 from storage.lake import Lake
@@ -32,7 +32,7 @@ RECOGNISED: dict[str, pl.DataType] = {**EVENTS, "source": pl.String(), "known": 
 
 @dataclass(frozen=True)
 class JudgedPart:
-    """What a worker made of a part: its rows within `bounds`, and what it judged of their events.
+    """A part after a worker judged it: its rows within `bounds`, and what became of their events.
 
     - `counts` and `rejects` are of rows that gave no event.
     - `times` are the first and the last time of all events; `unchanged` of these are stored already.
@@ -46,14 +46,14 @@ class JudgedPart:
     rejects: list[Reject]
     columns: frozenset[str]
     own_ids: bool
-    times: Times | None
+    times: TimeSpan | None
     refused: pl.DataFrame
     unchanged: int
     files: list[AddAction]
     key: str
     kept: Hashes
     held_back: Hashes
-    times_kept: Times | None
+    times_kept: TimeSpan | None
 
     @property
     def refusals(self) -> list[Refusal]:
@@ -87,12 +87,12 @@ class LogJob:
 
     stage = ReadLog
 
-    def start(self) -> Callable[[Partition], list[JudgedPart]]:
+    def start(self) -> Callable[[SourcePartition], list[JudgedPart]]:
         """Return the function of a partition, which remembers the items that it looked up."""
         require_same_hashes(self.probe)
         admission = Admission(self.lake)
 
-        def work(partition: Partition) -> list[JudgedPart]:
+        def work(partition: SourcePartition) -> list[JudgedPart]:
             source = self.reader.source
             assert isinstance(source, Partitioned)
             parts = source.partition_parts(partition, self.reader.spec, self.chunk_rows)

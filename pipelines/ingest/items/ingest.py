@@ -26,7 +26,7 @@ from pipelines.ingest.parts import bounds, parsed_ahead
 from pipelines.ingest.pictures.fetch import TRANSIENT
 from pipelines.ingest.pictures.ingest import Pictures
 from pipelines.ingest.pictures.references import Reference
-from pipelines.sources.protocol import Partition, Partitioned, Source
+from pipelines.sources.protocol import Partitioned, Source, SourcePartition
 from pipelines.sources.source_spec import ItemsSpec
 from storage.commit import Decided, Provenance, append_decided
 from storage.files.data_files import DataFile
@@ -107,7 +107,7 @@ class _Catalogue:
                 self._settle(items, rejects, reader.with_pictures)
         self.totals.add(reader.totals)
 
-    def read_by_workers(self, compute: Compute, partitions: list[Partition]) -> None:
+    def read_by_workers(self, compute: Compute, partitions: list[SourcePartition]) -> None:
         """Have workers read the partitions, compare them with the lake and write them, and commit their files.
 
         If parts have an item in common, or another run wrote items meanwhile, all is read again in this process.

@@ -19,7 +19,7 @@ from pipelines.ingest.items.columns import parse
 from pipelines.ingest.items.reader import CatalogueReader, CatalogueTotals
 from pipelines.ingest.items.revisions import new_or_changed, revision_rows
 from pipelines.ingest.parts import bounds
-from pipelines.sources.protocol import Part, Partition, Partitioned, Source
+from pipelines.sources.protocol import Part, Partitioned, Source, SourcePartition
 from pipelines.sources.source_spec import ItemsSpec
 from storage.commit import write_files
 from storage.lake import Lake
@@ -28,11 +28,11 @@ from storage.quarantine import Reject
 
 @dataclass(frozen=True)
 class JudgedItems:
-    """What a worker made of the rows within `bounds`: counts, what it refused, and the hashes of the `ids` of its
-    items, ascending.
+    """A part after a worker judged it: its rows within `bounds`, counts, and what was refused.
 
-    `files` hold the new revisions, to be committed under `key`; none where all items are unchanged. `changes` says
-    whether an item was there before. `asked` are those items, with `complete`, that quarantine has rows of.
+    `ids` are the hashes of the ids of its items, ascending. `files` hold the new revisions, to be committed under
+    `key`; none where all items are unchanged. `changes` says whether an item was there before. `asked` are those items,
+    with `complete`, that quarantine has rows of.
     """
 
     bounds: tuple[int, int]
@@ -67,12 +67,12 @@ class CatalogueJob:
 
     stage = ReadCatalogue
 
-    def start(self) -> Callable[[Partition], list[JudgedItems]]:
+    def start(self) -> Callable[[SourcePartition], list[JudgedItems]]:
         """Return the function of a partition."""
         require_same_hashes(self.probe)
         return self._judged_parts
 
-    def _judged_parts(self, partition: Partition) -> list[JudgedItems]:
+    def _judged_parts(self, partition: SourcePartition) -> list[JudgedItems]:
         assert isinstance(self.source, Partitioned)
         return [self._judged(part) for part in self.source.partition_parts(partition, self.spec, self.chunk_rows)]
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from pipelines.sources.parquet_columns import DAMAGED, Columns
-from pipelines.sources.protocol import Part, Partition, Record, RowCount, Spec
+from pipelines.sources.protocol import Part, Record, RowCount, SourcePartition, Spec
 from pipelines.sources.row import SourceError, without_blanks
 from pipelines.sources.source_spec import ItemsSpec
 
@@ -192,22 +192,22 @@ class TableVersion:
         """Yield the rows of each piece, by name, then the deleted items."""
         return _numbered(self._batches(spec, rows), 0, spec)
 
-    def partitions(self, spec: Spec) -> list[Partition]:
+    def partitions(self, spec: Spec) -> list[SourcePartition]:
         """Return the pieces by name; none if items are deleted, which are looked for in all pieces."""
         if not self.table.reopens or (isinstance(spec, ItemsSpec) and self._gone):
             return []
-        found, first = list[Partition](), 0
+        found, first = list[SourcePartition](), 0
         for name, piece in sorted(self._came.items()):
             try:
                 rows = piece.row_count().rows
             except DAMAGED:  # which reading the rows explains
                 return []
             if rows:
-                found.append(Partition(first, rows, name))
+                found.append(SourcePartition(first, rows, name))
             first += rows
         return found
 
-    def partition_parts(self, partition: Partition, spec: Spec, rows: int) -> Iterator[Part]:
+    def partition_parts(self, partition: SourcePartition, spec: Spec, rows: int) -> Iterator[Part]:
         name, number = str(partition.name), partition.first
         columns = _selected(self.table.schema(self.version), spec)
         for part in _numbered(self._rows(name, self._came[name], columns, rows), number, spec):
