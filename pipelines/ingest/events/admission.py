@@ -1,6 +1,6 @@
 """Events that go into the table `interactions`: those of known items, each once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,7 +15,8 @@ from pipelines.ingest.accounting import content_key
 from pipelines.ingest.events.ids import content_ids
 from pipelines.ingest.events.known_items import Has, KnownItems, known_items
 from pipelines.ingest.events.near_ids import near_ids
-from pipelines.ingest.hash_set import Hashes, SeenHashes, id_hashes
+from pipelines.ingest.events.seen_events import SeenEvents
+from pipelines.ingest.hash_set import Hashes, id_hashes
 from storage.commit import Commit
 from storage.files.among import Among
 from storage.files.data_files import DataFile
@@ -56,7 +57,7 @@ class Admission:
         """Set up for one source. `has` returns for some ids whether they are certainly those of items."""
         self._lake = lake
         self._items = KnownItems(lake, has)
-        self._seen = SeenHashes()
+        self._seen = SeenEvents(self._written_ids)
         self._own_files: dict[str, TimeSpan] = {}
         self._version: int | None = None
 
@@ -75,7 +76,7 @@ class Admission:
         if events.is_empty():
             return Admitted(events, [], 0)
         within = SAME_ID_WITHIN if own_ids else timedelta(0)
-        repeated, stored = self._repeated(events, within), self._stored(events, times, within, version)
+        repeated, stored = self._repeated(events, own_ids), self._stored(events, times, within, version)
         if stored.is_empty() and events["known"].all() and not repeated.any():
             return Admitted(events, [], 0)
         found = _judged(events, repeated, stored)
@@ -93,32 +94,37 @@ class Admission:
         """Take note of the version beside which workers judge."""
         self._version = version
 
-    def confirms(self, ids: Iterable[Hashes], version: int) -> bool:
-        """Return whether a worker's judgement of events with these ids stands at a version of the table.
+    def confirms(self, keys: Iterable[Hashes], own_ids: bool, version: int) -> bool:
+        """Return whether a worker's judgement of events with these keys stands at a version of the table.
 
-        It does if this source alone was written since, and the ids are of no event that was written.
+        It does if this source alone was written since, and no such event was.
         """
-        return version == self._version and not any(self._seen.has(some).any() for some in ids)
+        return version == self._version and not any(self._seen.may_have(some, own_ids) for some in keys)
 
-    def written(self, ids: Hashes, times: TimeSpan | None, commit: Commit | None) -> None:
-        """Take note of admitted events that were written: the hashes of their ids, first and last time, and commit."""
-        self._seen.add(ids)
+    def written(self, events: pl.DataFrame, own_ids: bool, commit: Commit | None) -> None:
+        """Take note of admitted events that were written, and of their commit."""
+        if len(events):
+            self._seen.add(events, own_ids)
+            self._committed(times_of(events), commit)
+
+    def confirmed(self, keys: Hashes, times: TimeSpan | None, commit: Commit | None) -> None:
+        """Take note of events of a confirmed judgement that were written, by their keys, first and last time."""
+        self._seen.add_keys(keys)
+        self._committed(times, commit)
+
+    def _committed(self, times: TimeSpan | None, commit: Commit | None) -> None:
         if commit is not None and commit.files and times is not None:
             self._own_files |= dict.fromkeys(commit.files, times)
             if self._version is not None and commit.ref.version == self._version + 1:
                 self._version = commit.ref.version
 
-    def _repeated(self, events: pl.DataFrame, within: timedelta) -> pl.Series:
-        """Return for each event whether an earlier one of this source with its id is kept.
-
-        `within` is 0 where an id is a hash of the content, with the time in it.
-        """
-        hashes = id_hashes(events["event_id"])
-        before = self._seen.has(hashes)
+    def _repeated(self, events: pl.DataFrame, own_ids: bool) -> pl.Series:
+        """Return for each event whether an earlier one of this source with its id is kept."""
+        before = self._seen.has(events, own_ids)
         if before.any():
-            own = self._own_ids(events.filter(pl.Series(before)), whenever=bool(within))
+            own = self._own_ids(events.filter(pl.Series(before)), whenever=own_ids)
             before &= events["event_id"].is_in(own.implode()).to_numpy()
-        ordered = np.sort(hashes)
+        ordered = np.sort(id_hashes(events["event_id"]))
         if not (ordered[1:] == ordered[:-1]).any():
             return pl.Series(before)
         place = pl.int_range(len(events), eager=True)
@@ -133,10 +139,17 @@ class Admission:
         found = [pl.Series([], dtype=pl.String)]
         for path, (low, high) in sorted(self._own_files.items()):
             if whenever or (low <= last and first <= high):
-                rows = self._lake.read_files("interactions", [DataFile.at(path)], ["event_id"])
-                written = pl.Series(rows.column("event_id"), dtype=pl.String)
+                written = self._ids_of(path)
                 found.append(written.filter(written.is_in(events["event_id"].implode())))
         return pl.concat(found)
+
+    def _written_ids(self) -> Iterator[pl.Series]:
+        """Yield the ids of all events that this source has written, file by file."""
+        yield from map(self._ids_of, sorted(self._own_files))
+
+    def _ids_of(self, path: str) -> pl.Series:
+        rows = self._lake.read_files("interactions", [DataFile.at(path)], ["event_id"])
+        return pl.Series(rows.column("event_id"), dtype=pl.String)
 
     def _stored(
         self, events: pl.DataFrame, times: TimeSpan | None, within: timedelta, version: int | None

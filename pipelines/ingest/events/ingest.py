@@ -13,13 +13,13 @@ import pyarrow as pa
 from pipelines.compute.executors import Compute
 from pipelines.counts import Counts
 from pipelines.ingest.accounting import IngestedSource, close_superseded, mapping_hash, names_of, naming
-from pipelines.ingest.events.admission import Admission, Admitted, Refusal, event_rows, times_of
+from pipelines.ingest.events.admission import Admission, Admitted, Refusal, event_rows
 from pipelines.ingest.events.columns import ParsedEvents
 from pipelines.ingest.events.judged import JudgedPart, LogJob
 from pipelines.ingest.events.known_items import Has
 from pipelines.ingest.events.pseudonyms import Pseudonyms, require_same_key
 from pipelines.ingest.events.reader import LogReader
-from pipelines.ingest.hash_set import hash_probe, id_hashes
+from pipelines.ingest.hash_set import hash_probe
 from pipelines.ingest.partitions import made_in_order, partitions_for_workers
 from pipelines.ingest.parts import bounds, column_names, parsed_ahead
 from pipelines.sources.protocol import Part, Partitioned, Source, SourcePartition
@@ -151,8 +151,7 @@ def write_admitted(
         return event_rows(admitted.events) if len(admitted.events) else None
 
     commit = append_decided(lake, "interactions", decide, provenance) if len(events) else None
-    kept = admitted.events
-    admission.written(id_hashes(kept["event_id"]), times_of(kept) if len(kept) else None, commit)
+    admission.written(admitted.events, own_ids, commit)
     return admitted
 
 
@@ -165,17 +164,16 @@ def write_judged(lake: Lake, admission: Admission, part: JudgedPart, provenance:
 
     def decide(version: int) -> Decided | None:
         nonlocal again
-        if again is None and admission.confirms((part.kept, part.held_back), version):
+        if again is None and admission.confirms((part.kept, part.held_back), part.own_ids, version):
             return (part.files, part.key) if part.files else None
         again = admission.admit(part.events(lake), part.own_ids, version, part.times)
         return event_rows(again.events) if len(again.events) else None
 
     commit = append_decided(lake, "interactions", decide, provenance)
     if again is None:
-        admission.written(part.kept, part.times_kept, commit)
+        admission.confirmed(part.kept, part.times_kept, commit)
         return None
-    kept = again.events
-    admission.written(id_hashes(kept["event_id"]), times_of(kept) if len(kept) else None, commit)
+    admission.written(again.events, part.own_ids, commit)
     return again
 
 

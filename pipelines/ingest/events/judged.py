@@ -18,7 +18,8 @@ from pipelines.ingest.accounting import naming
 from pipelines.ingest.events.admission import Admission, Refusal, TimeSpan, event_rows, times_of
 from pipelines.ingest.events.columns import EVENTS
 from pipelines.ingest.events.reader import LogReader
-from pipelines.ingest.hash_set import Hashes, id_hashes, require_same_hashes
+from pipelines.ingest.events.seen_events import event_keys
+from pipelines.ingest.hash_set import Hashes, require_same_hashes
 from pipelines.ingest.parts import bounds, column_names
 from pipelines.sources.protocol import Part, Partitioned, SourcePartition
 from storage.commit import write_files
@@ -38,7 +39,7 @@ class JudgedPart:
     - `times` are the first and the last time of all events; `unchanged` of these are stored already.
     - `refused` are the refused events, with `reason` and `detail`.
     - `files` hold the kept events, to be committed under `key`; none if there are none. `times_kept` are their times.
-    - `kept` and `held_back` are the hashes of the ids of kept and of refused events, ascending.
+    - `kept` and `held_back` are the keys (`event_keys`) of kept and of refused events, ascending.
     """
 
     bounds: tuple[int, int]
@@ -122,8 +123,8 @@ class LogJob:
                 admitted.unchanged,
                 write_files(self.lake, "interactions", rows, key) if len(kept) else [],
                 key,
-                np.sort(id_hashes(kept["event_id"])),
-                np.sort(id_hashes(refused["event_id"])),
+                np.sort(event_keys(kept, parsed.own_ids)),
+                np.sort(event_keys(refused, parsed.own_ids)),
                 times_of(kept) if len(kept) else None,
             )
 
