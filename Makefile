@@ -45,7 +45,7 @@ test: setup  ## the tests that take minutes (under 15 on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --durations=25
 
 test-all: setup  ## all tests, also those on real data
-	$(BIN)/pytest -q
+	SIDMILL_ORDERS=6 $(BIN)/pytest -q
 
 # Modules are changed in a copy of the checkout, one place at a time, and their tests run there, once for each change. A
 # change that no test notices survives. Which modules, and which tests should notice: tests/mutants/modules.toml.

@@ -86,7 +86,7 @@ def items_file(folder: Path, name: str, titles: dict[str, str]) -> Path:
 
 
 @given(first=LOGS, second=LOGS, chunk=st.integers(1, 8), place=st.integers(0, 2), by_workers=st.booleans())
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_an_event_of_two_logs_that_are_read_at_once_is_stored_once(
     first: list[str], second: list[str], chunk: int, place: int, by_workers: bool
 ) -> None:
@@ -117,7 +117,7 @@ TITLES = st.dictionaries(st.sampled_from("abcd"), st.sampled_from(["mug", "cup"]
     place=st.integers(0, 2),
     by_workers=st.booleans(),
 )
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_an_item_of_two_catalogues_that_are_read_at_once_gets_a_revision_for_each_change(
     before: dict[str, str], first: dict[str, str], second: dict[str, str], chunk: int, place: int, by_workers: bool
 ) -> None:

@@ -138,7 +138,7 @@ CLICKS = st.lists(
 
 
 @given(before=ROWS, rows=ROWS, clicks_before=CLICKS, clicks=CLICKS, chunk=st.integers(1, 4), group=st.integers(1, 4))
-@settings(max_examples=30, deadline=timedelta(seconds=60))
+@settings(max_examples=10, deadline=timedelta(seconds=60))
 def test_workers_write_the_files_that_one_process_writes(
     before: Any, rows: Any, clicks_before: Any, clicks: Any, chunk: int, group: int
 ) -> None:

@@ -160,7 +160,7 @@ CATALOGUES = st.lists(st.tuples(st.lists(ITEM, min_size=1, max_size=7), KIND), m
 LOGS = st.lists(st.tuples(st.lists(EVENT, min_size=1, max_size=7), KIND), min_size=1, max_size=2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(catalogues=CATALOGUES, logs=LOGS, chunk=st.integers(1, 4), by_workers=st.booleans())
 def test_what_is_stored_and_refused_is_what_a_loop_over_rows_stores_and_refuses(
     catalogues: list[tuple[Rows, str]], logs: list[tuple[Rows, str]], chunk: int, by_workers: bool
