@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from infra.settings import DEFAULTS, OF_WORKERS, PURGE, settings_of_workers
+from pipelines.compute import placement as placing
 from pipelines.compute.cluster import _worker_environment, own_packages
+from pipelines.compute.placement import TaskStage, placement
 from pipelines.compute.ray_address import private_folder
+from pipelines.ingest.events.judged import ReadLog
+from pipelines.spec import ComputeSpec
 
 ROOT = Path(__file__).parents[2]
 CANARIES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "PREFECT_API_KEY", "HF_TOKEN")
@@ -214,3 +219,20 @@ def test_a_socket_of_ray_fits_whatever_folder_for_temporary_files_is_set(
         assert len(socket.encode()) <= 107
     finally:
         subprocess.run(["rm", "-r", str(base)], check=True)
+
+
+def test_workers_keep_freed_memory_longer_unless_the_user_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before, inside in ((DEFAULTS[PURGE], OF_WORKERS), ("77", "77")):
+        monkeypatch.setenv(PURGE, before)
+        with settings_of_workers():
+            assert os.environ[PURGE] == inside
+        assert os.environ[PURGE] == before
+
+
+def test_workers_of_a_cluster_elsewhere_are_as_many_as_its_cpus_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, spec = {"CPU": 64.0}, ComputeSpec(encoder_workers=3)
+    monkeypatch.setattr(placing, "machine_cpus", lambda: 2)
+    for address, served in (("", 2), ("10.0.0.7:6379", 64)):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert placement(spec, TaskStage, 100, cluster)[1] == served, "encoder_workers are those of encoders"
+        assert placement(spec, ReadLog, 10, cluster)[1] == min(served, 10), "no more than there is work for"
