@@ -1,0 +1,67 @@
+"""Memory of the process of a run: arrays of all items are given back when they are freed, smaller ones are reused."""
+
+import subprocess
+import sys
+
+import pytest
+
+from flows.runtime.memory import KEPT, LARGE
+
+ROUNDS = 50
+SCRIPT = """
+import resource, sys
+from threading import Thread
+
+import numpy as np
+
+from flows.runtime.memory import give_large_arrays_pages_of_their_own
+
+give_large_arrays_pages_of_their_own()
+size, rounds = int(sys.argv[1]), int(sys.argv[2])
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+
+def work():
+    kept = np.ones(size, np.uint8)  # what a thread keeps: the heap does not end in what is freed next
+    np.ones(size, np.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        np.ones(size, np.uint8)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, end=" ")
+
+work()
+thread = Thread(target=work)
+thread.start()
+thread.join()
+before = resident()
+held = np.ones(size, np.uint8)
+there = resident() - before
+del held
+print(there - (resident() - before))
+"""
+
+
+def measured(size: int) -> tuple[list[int], int]:
+    """Return the page faults of ROUNDS arrays in the first thread and in another, and the pages that one gave back."""
+    command = [sys.executable, "-c", SCRIPT, str(size), str(ROUNDS)]
+    *faults, given_back = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return list(map(int, faults)), int(given_back)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds of glibc")
+def test_arrays_are_reused_without_asking_the_system_for_their_pages_again() -> None:
+    """Each would fault once for each of its pages if the heap gave them back."""
+    size = LARGE // 4
+    faults, given_back = measured(size)
+    assert max(faults) < size // 4096, "fewer than one of the arrays has pages"
+    assert given_back < size // 4096 // 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds of glibc")
+def test_arrays_of_all_items_are_given_back() -> None:
+    size = max(2 * LARGE, KEPT)
+    faults, given_back = measured(size)
+    assert min(faults) > ROUNDS * (size // (2 << 20)) // 2, "pages are asked for again, be they of 4 KB or of 2 MB"
+    assert given_back > size // 4096 // 2
