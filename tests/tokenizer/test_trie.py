@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from tokenizer.arrays import id_index
+from tokenizer.arrays.items import id_array, id_text
 from tokenizer.errors import TrieCorrupt
 from tokenizer.trie.filters import TrieFilters, by_filter
 from tokenizer.trie.masks import TrieMasks
@@ -260,6 +261,13 @@ def test_many_items_of_all_lengths_are_found_together(at_once: int, monkeypatch:
     assert trie.item_ids.take(pa.array(rows[:-2])).to_pylist() == ids
     assert rows[-2:].tolist() == [-1, -1]
     np.testing.assert_array_equal(trie.codes()[rows[:-2]], codes)
+
+
+@given(st.lists(st.text(max_size=12), min_size=1))
+def test_the_last_bytes_of_ids_are_those_of_each_alone(ids: list[str]) -> None:
+    text, offsets = id_text(id_array(ids))
+    found = id_index.last_bytes(text, offsets[1:], np.diff(offsets))
+    assert found.tolist() == [int.from_bytes(each.encode()[-8:], "little") for each in ids]
 
 
 def test_the_bytes_do_not_depend_on_the_order_of_items(tmp_path: Path) -> None:

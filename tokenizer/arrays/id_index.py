@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from tokenizer.arrays.ragged import spans
@@ -56,6 +57,23 @@ def _hash_block(text: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[
         state[rows] = word ^ (word >> _HALF)
         place, left = place + 8, left - 8
     return state * _ODD
+
+
+def last_bytes(text: NDArray[np.uint8], ends: Array, lengths: Array) -> NDArray[np.uint64]:
+    """Return the last eight bytes of each id `text[end - length:end]` as a number, all of a shorter one, uint64 (N,).
+
+    Of the ids of a bucket, which often have one length and one beginning, hardly two agree in them.
+    """
+    if len(text) < 8:
+        text = np.append(text, np.zeros(8 - len(text), np.uint8))
+    ends = np.asarray(ends, np.int64)
+    first = np.maximum(ends - 8, 0)
+    words: NDArray[np.uint64] = sliding_window_view(text, 8)[first].view("<u8")[:, 0]
+    words <<= (8 * (8 - (ends - first))).astype(np.uint64)
+    others = (64 - 8 * np.minimum(lengths, 8)).astype(np.uint64)  # bits of what is before the id, up to 64
+    words >>= others // 2
+    words >>= others - others // 2
+    return words
 
 
 def build_index(hashed: NDArray[np.uint64], ids: pa.Array) -> dict[str, Array]:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from learning.file_hash import file_sha256
 from tokenizer.arrays.array_file import pack, parts, unpack
-from tokenizer.arrays.id_index import build_index, candidates, hash_ids
+from tokenizer.arrays.executor import map_on_cores
+from tokenizer.arrays.id_index import build_index, candidates, hash_ids, last_bytes
 from tokenizer.arrays.items import ItemIds, id_array, id_text
 from tokenizer.arrays.ragged import Ragged, spans
 from tokenizer.arrays.sid_keys import check_codes, code_bits, sid_keys, sort_sids
@@ -249,15 +250,19 @@ class Trie:
     def find_rows(self, item_ids: ItemIds) -> NDArray[np.int64]:
         """Return the row in `Trie.item_ids` of each given item, int64 (M,); -1 if it is not in the trie."""
         given = id_array(item_ids)
-        parts = [self._find_rows(given.slice(first, FOUND_AT_ONCE)) for first in range(0, len(given), FOUND_AT_ONCE)]
-        return np.concatenate([np.empty(0, np.int64), *parts])
+        if len(given) <= FOUND_AT_ONCE:
+            return self._find_rows(given)
+        parts = [given.slice(first, FOUND_AT_ONCE) for first in range(0, len(given), FOUND_AT_ONCE)]
+        return np.concatenate(map_on_cores(self._find_rows, parts))
 
     def _find_rows(self, item_ids: pa.Array) -> NDArray[np.int64]:
         text, offsets = id_text(item_ids)
         found = np.full(len(offsets) - 1, -1, np.int64)
         which, rows = candidates(hash_ids(text, offsets), self.arrays["id_order"], self.arrays["id_buckets"])
         starts, lengths = self._ids.starts(rows), self._ids.lengths[rows].astype(np.int64)
-        likely = np.flatnonzero(lengths == np.diff(offsets)[which])
+        ends = last_bytes(text, offsets[1:], np.diff(offsets))
+        likely = lengths == np.diff(offsets)[which]
+        likely &= last_bytes(self.arrays["id_text"], starts + lengths, lengths) == ends[which]
         which, rows, starts, lengths = which[likely], rows[likely], starts[likely], lengths[likely]
         differs = self.arrays["id_text"][spans(starts, lengths)] != text[spans(offsets[which], lengths)]
         wrong = np.zeros(len(rows), np.bool_)
