@@ -1,5 +1,6 @@
 """Behaviour: factors fitted with a codebook, vectors folded in on them, and pairs of co-consumed items."""
 
+from contextlib import AbstractContextManager
 from functools import partial
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipelines.collaborative.sequence_model import Collaborative, Train, fit_col
 from pipelines.collaborative.sppmi import Factors, beside, describe_collaborative
 from pipelines.compute.executors import OnRay
 from pipelines.embed.protocol import fingerprint
-from pipelines.event_log.behaviour_log import LogItems, behaviour_log
+from pipelines.event_log.behaviour_log import BehaviourLog, LogItems, behaviour_log
 from pipelines.event_log.visible_log import COLUMNS, LogSlice, histories
 from pipelines.fusion.fuse import Gathered, placed
 from pipelines.modalities import COLLABORATIVE, Modality, ScratchModality, StoredModality
@@ -46,17 +47,19 @@ def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], 
     if section.method == "auto":
         run.say(f"  collaborative.method {spec.method}, for {events:,} events of {len(items.ids):,} items")
     with run.stage("behaviour") as view:
-        if not spec.trains_sasrec:
-            return _factorised(run, view, log, items, spec)
-        return _with_sequence_model(run, view, log, spec)
+        if spec.trains_sasrec:
+            return _with_sequence_model(run, view, log, spec)
+        behaviour = behaviour_log(run.lake, log, items, spec)
+        del items
+        return _factorised(run, view, log, behaviour, spec)
 
 
 def _factorised(
-    run: Run, view: StageView, log: LogSlice, items: LogItems, spec: CollaborativeSpec
+    run: Run, view: StageView, log: LogSlice, behaviour: AbstractContextManager[BehaviourLog], spec: CollaborativeSpec
 ) -> tuple[dict[str, EncoderRef], NewestPairs | None]:
     """Fit a factorisation on a log of any size, here: its memory does not grow with the events."""
     before = f"the log before {log.cutoff:%Y-%m-%d}"
-    with one_thread(), behaviour_log(run.lake, log, items, spec) as taken:
+    with one_thread(), behaviour as taken:
         fit = fit_log(taken, spec)
         if fit is None:
             view.note(f"0 items in {before}; in process")

@@ -121,10 +121,14 @@ class BehaviourLog:
 def behaviour_log(
     lake: Lake, log: LogSlice, items: LogItems, spec: CollaborativeSpec, part_events: int = BUCKET_EVENTS
 ) -> Iterator[BehaviourLog]:
-    """Yield the behaviour in the visible events; its scratch files go when the context ends."""
-    often = items.behaviour >= spec.min_events
-    ids = items.ids.filter(pl.Series(often)).to_arrow().cast(pa.large_string())
+    """Yield the behaviour in the visible events; its scratch files go when the context ends.
+
+    The `items` are not needed, nor held, once it is there.
+    """
+    often = pl.Series(items.behaviour >= spec.min_events)
+    ids = items.ids.filter(often).to_arrow().cast(pa.large_string())
     parts = max(1, min(MAX_BUCKETS, -(-items.events // part_events)))
+    del items, often
     with ScratchFolder("behaviour") as scratch:
         folder = Path(scratch)
         spread(_behaviour(lake, log, IdRows(ids), spec), parts, folder / "unordered")
@@ -137,7 +141,9 @@ def behaviour_log(
         has_events = seen > 0
         row = np.where(has_events, np.cumsum(has_events) - 1, -1).astype(np.int32)
         names = ids if has_events.all() else ids.filter(pa.array(has_events))
-        yield BehaviourLog(names, seen[has_events], folder, parts, max(newest, default=0), spec.half_life_days, row)
+        made = BehaviourLog(names, seen[has_events], folder, parts, max(newest, default=0), spec.half_life_days, row)
+        del ids, names, seen, has_events, row
+        yield made
 
 
 def _behaviour(lake: Lake, log: LogSlice, ids: IdRows, spec: CollaborativeSpec) -> Iterator[pa.RecordBatch]:
