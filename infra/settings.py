@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from infra.heaps import limit_heaps
+
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -33,7 +35,7 @@ PURGE, OF_WORKERS = "MIMALLOC_PURGE_DELAY", "1000"
 
 
 def configure() -> None:
-    """Set every default that the environment lacks; workers that this process starts inherit them."""
+    """Set every default that the environment lacks, which workers that this process starts inherit; limit heaps."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     if "RAY_ADDRESS" not in os.environ:
@@ -42,6 +44,7 @@ def configure() -> None:
     if "RAY_ADDRESS" not in os.environ or _has_ray_token():
         # A local cluster accepts work from its user only; one started elsewhere uses a token if there is one.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    limit_heaps()
     # Without .pyc files, importing the encoders takes three times as long in every worker.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

@@ -16,13 +16,14 @@ from flows.recipe import Recipe, load_recipe, parse_recipe
 from flows.runtime import stopped
 from flows.runtime.cancellation import stop_when_cancelled
 from flows.runtime.ending import end_in_failure, end_well
-from flows.runtime.memory import give_large_arrays_pages_of_their_own, return_freed_memory
+from flows.runtime.memory import return_freed_memory
 from flows.runtime.progress import Display, StageView
 from flows.runtime.stage_artifact import StageArtifact
 from flows.runtime.times import parse_time
 from flows.runtime.tracking import Figures
 from flows.watch.lineage import LineageEvents, addresses_of, is_wanted
 from infra.addresses import check_environment, hide_secrets
+from infra.heaps import give_large_arrays_pages_of_their_own
 from infra.settings import configure
 from learning.progress import EpochCallback, progress_listener
 from pipelines.compute.cluster import shutdown

@@ -27,7 +27,7 @@ MERGED = 1 << 21
 the log, whatever its items.
 """
 SHARES = 16
-"""Parts, by hash of the id, in which counts are merged one after the other, to save memory."""
+"""Ranges of ids whose counts are merged and sorted one after the other, to save memory."""
 BINS = 1 << 16
 """Bins of a histogram of times. A pass over the log narrows a time down by this factor, for 0.5 MB of counts."""
 
@@ -43,7 +43,9 @@ class LogItems:
     @classmethod
     def of(cls, lake: Lake, log: LogSlice, section: CollaborativeSection) -> "LogItems":
         """Count the behaviour of each item, batch by batch."""
-        merged = item_counts(lake, log, {"behaviour": counted(section).sum()}, COUNTED).sort("item_id")
+        counts = _counted(lake, log, {"behaviour": counted(section).sum()}, COUNTED)
+        counts.sort()
+        merged = pl.concat(counts.shares)
         events = lake.count("interactions", log.version, log.visible)
         return cls(merged["item_id"], merged["behaviour"].to_numpy(), events)
 
@@ -53,25 +55,48 @@ COUNTED = ["item_id", "event_type", "impression"]
 
 def item_counts(lake: Lake, log: LogSlice, counts: dict[str, pl.Expr], columns: list[str]) -> pl.DataFrame:
     """Return (item_id, counts) of the visible events, counted batch by batch."""
+    return pl.concat(_counted(lake, log, counts, columns).shares)
+
+
+def _counted(lake: Lake, log: LogSlice, counts: dict[str, pl.Expr], columns: list[str]) -> "_Shares":
     none = pl.DataFrame(schema={"item_id": pl.String, **dict.fromkeys(counts, pl.Int64)})
-    held, fresh = [none] * SHARES, [none]
+    held, fresh = _Shares([none] * SHARES), [none]
     for batch in lake.batches("interactions", columns, log.visible, BATCH_ROWS, log.version):
         made = pl.DataFrame(pa.table(batch)).group_by("item_id").agg(**counts)
         fresh.append(made.cast(dict.fromkeys(counts, pl.Int64)))
-        if sum(part.height for part in fresh) > max(MERGED, sum(part.height for part in held) // 2):
-            _merge(held, fresh)
+        if sum(part.height for part in fresh) > max(MERGED, sum(part.height for part in held.shares) // 2):
+            held.add(pl.concat(fresh))
             fresh = [none]
-    _merge(held, fresh)
-    return pl.concat(held)
+    held.add(pl.concat(fresh))
+    return held
 
 
-def _merge(held: list[pl.DataFrame], fresh: list[pl.DataFrame]) -> None:
-    """Add counts to those held, a share of the ids at a time: a merge takes several times the memory of its inputs."""
-    rows = pl.concat(fresh)
-    share = rows["item_id"].hash() % SHARES
-    for number, old in enumerate(held):
-        both = pl.concat([old, rows.filter(share == number)])
-        held[number] = both.group_by("item_id").agg(pl.col(pl.Int64).sum())
+@dataclass
+class _Shares:
+    """Frames (item_id, counts), each of a range of ids, in order; the ids that come first decide the ranges.
+
+    Work goes share by share: to merge or to sort takes several times the memory of what goes in.
+    """
+
+    shares: list[pl.DataFrame]
+    edges: pl.Series | None = None
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Add counts."""
+        if rows.is_empty():
+            return
+        if self.edges is None:
+            ids, parts = rows["item_id"].sort(), len(self.shares)
+            self.edges = ids[[ids.len() * part // parts for part in range(1, parts)]]
+        place = self.edges.search_sorted(rows["item_id"], side="right")
+        for number, old in enumerate(self.shares):
+            both = pl.concat([old, rows.filter(place == number)])
+            self.shares[number] = both.group_by("item_id").agg(pl.col(pl.Int64).sum())
+
+    def sort(self) -> None:
+        """Sort the shares by id, and so the whole."""
+        for number, share in enumerate(self.shares):
+            self.shares[number] = share.sort("item_id")
 
 
 @dataclass(frozen=True)

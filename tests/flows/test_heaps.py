@@ -1,11 +1,13 @@
-"""Memory of the process of a run: arrays of all items are given back when they are freed, smaller ones are reused."""
+"""Heaps of the process of a run: arrays of all items are given back when they are freed, smaller ones are reused."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from flows.runtime.memory import KEPT, LARGE
+from infra.heaps import KEPT, LARGE, MOST_HEAPS
 
 ROUNDS = 50
 SCRIPT = """
@@ -14,7 +16,7 @@ from threading import Thread
 
 import numpy as np
 
-from flows.runtime.memory import give_large_arrays_pages_of_their_own
+from infra.heaps import give_large_arrays_pages_of_their_own
 
 give_large_arrays_pages_of_their_own()
 size, rounds = int(sys.argv[1]), int(sys.argv[2])
@@ -65,3 +67,40 @@ def test_arrays_of_all_items_are_given_back() -> None:
     faults, given_back = measured(size)
     assert min(faults) > ROUNDS * (size // (2 << 20)) // 2, "pages are asked for again, be they of 4 KB or of 2 MB"
     assert given_back > size // 4096 // 2
+
+
+HEAPS = """
+import ctypes, sys
+from threading import Barrier, Thread
+
+from infra.settings import configure
+
+configure()
+
+import numpy as np
+
+barrier = Barrier(40)
+
+def work():
+    barrier.wait()
+    held = [np.ones(1 << 12, np.uint8) for _ in range(100)]
+    barrier.wait()
+
+threads = [Thread(target=work) for _ in range(40)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+library = ctypes.CDLL(None)
+library.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(library.fopen(sys.argv[1].encode(), b"w"))
+library.malloc_info(0, file)
+library.fclose(file)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds of glibc")
+def test_many_threads_share_few_heaps(tmp_path: Path) -> None:
+    told = tmp_path / "heaps.xml"
+    subprocess.run([sys.executable, "-c", HEAPS, str(told)], check=True)
+    assert 1 <= told.read_text().count("<heap nr=") <= min(len(os.sched_getaffinity(0)), MOST_HEAPS)
