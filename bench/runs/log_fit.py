@@ -71,7 +71,9 @@ def measure(lake: Lake, fit_items: int) -> None:
     items = LogItems.of(lake, log, section)
     clock.lap(f"items counted: {len(items.ids):,}")
     spec = collaborative_spec(section, items.events, len(items.ids))
-    with one_thread(), behaviour_log(lake, log, items, spec) as taken:
+    behaviour = behaviour_log(lake, log, items, spec)
+    del items  # as in the flow
+    with one_thread(), behaviour as taken:
         clock.lap(f"log read: {len(taken.items):,} items with behaviour, {taken.seen.sum():,} events")
         fit = fit_log(taken, spec)
         assert fit is not None

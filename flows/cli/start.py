@@ -21,11 +21,17 @@ if TYPE_CHECKING:
     from storage.lake import Lake
 
 
-def get_ready(*modules: str, cluster: bool | None = False) -> None:
-    """Have a Prefect server and the modules of a flow, once all that can be wrong with the options of a run was said.
+BESIDES = {"flows.nightly": ["torch"]}
+"""Libraries that the process of a run needs, beside the module of its flow, and that take long to import: a night fuses
+its new items itself.
+"""
 
-    They are imported while a server starts. With `cluster`, first check that the Ray cluster answers, if RAY_ADDRESS
-    names one; with None, which is for a run that may not need it, check the address alone.
+
+def get_ready(module: str, *, cluster: bool | None = False) -> None:
+    """Have a Prefect server and the module of a flow, once all that can be wrong with the options of a run was said.
+
+    Imports go on while a server starts. With `cluster`, first check that the Ray cluster answers, if RAY_ADDRESS names
+    one; with None, which is for a run that may not need it, check the address alone.
     """
     from flows.runtime.server import ensure_server
     from pipelines.compute.ray_address import foreign_address, require_address, require_reachable
@@ -35,7 +41,7 @@ def get_ready(*modules: str, cluster: bool | None = False) -> None:
     say_loading()
     if cluster:
         require_reachable(foreign_address())
-    ensure_server(meanwhile=lambda: [import_module(module) for module in modules])
+    ensure_server(meanwhile=lambda: [import_module(each) for each in [module, *BESIDES.get(module, [])]])
 
 
 def say_loading() -> None:
@@ -113,7 +119,7 @@ def start_night(
         found = sources.found()
     lasting = any(each not in overrides for each in recipe.overrides)
     settings = given if recipe.recipe or lasting else None  # None: the recipe of the release that the night extends
-    get_ready("flows.nightly", "torch", cluster=None)  # new items are fused with torch, which takes long to import
+    get_ready("flows.nightly", cluster=None)
     from flows.nightly import nightly as flow
 
     flow(lake.uri, settings, *found, bounds.as_of, bounds.cutoff, parent, retry, overrides)

@@ -27,7 +27,12 @@ MERGED = 1 << 21
 the log, whatever its items.
 """
 SHARES = 16
-"""Ranges of ids whose counts are merged and sorted one after the other, to save memory."""
+"""Parts, by hash of the id, in which counts are merged, and ranges of ids in which they are sorted.
+
+Both take several times the memory of their input.
+"""
+EDGES_FROM = 1 << 12
+"""Ids of each part from which the ends of the ranges are taken."""
 BINS = 1 << 16
 """Bins of a histogram of times. A pass over the log narrows a time down by this factor, for 0.5 MB of counts."""
 
@@ -43,9 +48,7 @@ class LogItems:
     @classmethod
     def of(cls, lake: Lake, log: LogSlice, section: CollaborativeSection) -> "LogItems":
         """Count the behaviour of each item, batch by batch."""
-        counts = _counted(lake, log, {"behaviour": counted(section).sum()}, COUNTED)
-        counts.sort()
-        merged = pl.concat(counts.shares)
+        merged = _sorted(_counted(lake, log, {"behaviour": counted(section).sum()}, COUNTED))
         events = lake.count("interactions", log.version, log.visible)
         return cls(merged["item_id"], merged["behaviour"].to_numpy(), events)
 
@@ -55,48 +58,44 @@ COUNTED = ["item_id", "event_type", "impression"]
 
 def item_counts(lake: Lake, log: LogSlice, counts: dict[str, pl.Expr], columns: list[str]) -> pl.DataFrame:
     """Return (item_id, counts) of the visible events, counted batch by batch."""
-    return pl.concat(_counted(lake, log, counts, columns).shares)
+    return pl.concat(_counted(lake, log, counts, columns))
 
 
-def _counted(lake: Lake, log: LogSlice, counts: dict[str, pl.Expr], columns: list[str]) -> "_Shares":
+def _counted(lake: Lake, log: LogSlice, counts: dict[str, pl.Expr], columns: list[str]) -> list[pl.DataFrame]:
+    """Return (item_id, counts) in SHARES parts."""
     none = pl.DataFrame(schema={"item_id": pl.String, **dict.fromkeys(counts, pl.Int64)})
-    held, fresh = _Shares([none] * SHARES), [none]
+    held, fresh = [none] * SHARES, [none]
     for batch in lake.batches("interactions", columns, log.visible, BATCH_ROWS, log.version):
         made = pl.DataFrame(pa.table(batch)).group_by("item_id").agg(**counts)
         fresh.append(made.cast(dict.fromkeys(counts, pl.Int64)))
-        if sum(part.height for part in fresh) > max(MERGED, sum(part.height for part in held.shares) // 2):
-            held.add(pl.concat(fresh))
+        if sum(part.height for part in fresh) > max(MERGED, sum(part.height for part in held) // 2):
+            _merge(held, fresh)
             fresh = [none]
-    held.add(pl.concat(fresh))
+    _merge(held, fresh)
     return held
 
 
-@dataclass
-class _Shares:
-    """Frames (item_id, counts), each of a range of ids, in order; the ids that come first decide the ranges.
+def _merge(held: list[pl.DataFrame], fresh: list[pl.DataFrame]) -> None:
+    """Add counts to those held, part by part."""
+    rows = pl.concat(fresh)
+    share = rows["item_id"].hash() % SHARES
+    for number, old in enumerate(held):
+        both = pl.concat([old, rows.filter(share == number)])
+        held[number] = both.group_by("item_id").agg(pl.col(pl.Int64).sum())
 
-    Work goes share by share: to merge or to sort takes several times the memory of what goes in.
-    """
 
-    shares: list[pl.DataFrame]
-    edges: pl.Series | None = None
-
-    def add(self, rows: pl.DataFrame) -> None:
-        """Add counts."""
-        if rows.is_empty():
-            return
-        if self.edges is None:
-            ids, parts = rows["item_id"].sort(), len(self.shares)
-            self.edges = ids[[ids.len() * part // parts for part in range(1, parts)]]
-        place = self.edges.search_sorted(rows["item_id"], side="right")
-        for number, old in enumerate(self.shares):
-            both = pl.concat([old, rows.filter(place == number)])
-            self.shares[number] = both.group_by("item_id").agg(pl.col(pl.Int64).sum())
-
-    def sort(self) -> None:
-        """Sort the shares by id, and so the whole."""
-        for number, share in enumerate(self.shares):
-            self.shares[number] = share.sort("item_id")
+def _sorted(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """Return the rows of some parts in order of item_id, sorted range by range. The parts are sorted in place."""
+    for number, part in enumerate(parts):
+        parts[number] = part.sort("item_id")
+    ids = pl.concat([part["item_id"].gather_every(max(1, part.height // EDGES_FROM)) for part in parts]).sort()
+    edges = ids[[ids.len() * number // SHARES for number in range(1, SHARES)]] if ids.len() else ids
+    ends = [[0, *part["item_id"].search_sorted(edges, side="left").to_list(), part.height] for part in parts]
+    ranges = (
+        pl.concat([part.slice(end[at], end[at + 1] - end[at]) for part, end in zip(parts, ends, strict=True)])
+        for at in range(edges.len() + 1)
+    )
+    return pl.concat([rows.sort("item_id") for rows in ranges])
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ def behaviour_log(
         row = np.where(has_events, np.cumsum(has_events) - 1, -1).astype(np.int32)
         names = ids if has_events.all() else ids.filter(pa.array(has_events))
         made = BehaviourLog(names, seen[has_events], folder, parts, max(newest, default=0), spec.half_life_days, row)
-        del ids, names, seen, has_events, row
+        del ids, names, seen, has_events, row, kept
         yield made
 
 

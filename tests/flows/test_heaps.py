@@ -1,6 +1,7 @@
 """Heaps of the process of a run: arrays of all items are given back when they are freed, smaller ones are reused."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from infra.heaps import KEPT, LARGE, MOST_HEAPS
 
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="these are bounds of glibc")
 ROUNDS = 50
 SCRIPT = """
 import resource, sys
@@ -26,7 +28,7 @@ def resident():
         return int(file.read().split()[1])
 
 def work():
-    kept = np.ones(size, np.uint8)  # what a thread keeps: the heap does not end in what is freed next
+    kept = np.ones(size, np.uint8)  # a heap in which nothing is held goes as a whole
     np.ones(size, np.uint8)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(rounds):
@@ -52,7 +54,7 @@ def measured(size: int) -> tuple[list[int], int]:
     return list(map(int, faults)), int(given_back)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="bounds of glibc")
+@glibc
 def test_arrays_are_reused_without_asking_the_system_for_their_pages_again() -> None:
     """Each would fault once for each of its pages if the heap gave them back."""
     size = LARGE // 4
@@ -61,7 +63,7 @@ def test_arrays_are_reused_without_asking_the_system_for_their_pages_again() -> 
     assert given_back < size // 4096 // 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="bounds of glibc")
+@glibc
 def test_arrays_of_all_items_are_given_back() -> None:
     size = max(2 * LARGE, KEPT)
     faults, given_back = measured(size)
@@ -99,8 +101,16 @@ library.fclose(file)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="bounds of glibc")
+@glibc
 def test_many_threads_share_few_heaps(tmp_path: Path) -> None:
     told = tmp_path / "heaps.xml"
     subprocess.run([sys.executable, "-c", HEAPS, str(told)], check=True)
     assert 1 <= told.read_text().count("<heap nr=") <= min(len(os.sched_getaffinity(0)), MOST_HEAPS)
+
+
+@glibc
+def test_settings_of_the_user_take_precedence(tmp_path: Path) -> None:
+    told = tmp_path / "heaps.xml"
+    settings = {**os.environ, "MALLOC_ARENA_MAX": "12"}
+    subprocess.run([sys.executable, "-c", HEAPS, str(told)], env=settings, check=True)
+    assert told.read_text().count("<heap nr=") == 12

@@ -122,6 +122,13 @@ def test_the_parts_of_a_log_are_its_behaviour(
         assert sorted(users) == sorted(histories_of(wanted))
 
 
+@given(st.lists(st.lists(st.text(max_size=3), unique=True), min_size=1, max_size=5))
+def test_counts_are_sorted_by_ranges_as_in_one_go(ids: list[list[str]]) -> None:
+    parts = [pl.DataFrame({"item_id": part}, schema={"item_id": pl.String}).with_row_index() for part in ids]
+    whole = pl.concat(parts)
+    assert log_module._sorted(parts)["item_id"].to_list() == whole.sort("item_id")["item_id"].to_list()
+
+
 def histories_of(events: EventArrays) -> list[list[tuple[int, int, float]]]:
     """The events of each user, in order."""
     of_user: dict[int, list[tuple[int, int, float]]] = {}

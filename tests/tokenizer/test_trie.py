@@ -263,6 +263,12 @@ def test_many_items_of_all_lengths_are_found_together(at_once: int, monkeypatch:
     np.testing.assert_array_equal(trie.codes()[rows[:-2]], codes)
 
 
+def test_an_id_that_ends_like_another_is_not_taken_for_it() -> None:
+    trie = Trie.build([[0, 0, 0]], ["a-12345678"], SIZES)  # one item: all ids have its bucket
+    assert trie.find("a-12345678") is not None
+    assert trie.find("b-12345678") is None
+
+
 @given(st.lists(st.text(max_size=12), min_size=1))
 def test_the_last_bytes_of_ids_are_those_of_each_alone(ids: list[str]) -> None:
     text, offsets = id_text(id_array(ids))

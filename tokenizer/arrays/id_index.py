@@ -60,7 +60,7 @@ def _hash_block(text: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[
 
 
 def last_bytes(text: NDArray[np.uint8], ends: Array, lengths: Array) -> NDArray[np.uint64]:
-    """Return the last eight bytes of each id `text[end - length:end]` as a number, all of a shorter one, uint64 (N,).
+    """Return the last eight bytes of each id `text[end - length:end]`, or all it has, little-endian, uint64 (N,).
 
     Of the ids of a bucket, which often have one length and one beginning, hardly two agree in them.
     """

@@ -33,7 +33,7 @@ from tokenizer.trie.arrays import Texts, build_levels, check_distinct, check_str
 from tokenizer.trie.splice import splice, splice_texts
 
 FOUND_AT_ONCE = 1 << 15
-"""Ids that are looked up at a time: comparing their characters takes some 50 bytes for each."""
+"""Ids that a core looks up at a time: each is compared with some six others, in 300 to 400 bytes."""
 FORMAT = "sidmill-trie-2"
 
 
@@ -260,9 +260,9 @@ class Trie:
         found = np.full(len(offsets) - 1, -1, np.int64)
         which, rows = candidates(hash_ids(text, offsets), self.arrays["id_order"], self.arrays["id_buckets"])
         starts, lengths = self._ids.starts(rows), self._ids.lengths[rows].astype(np.int64)
-        ends = last_bytes(text, offsets[1:], np.diff(offsets))
+        tails = last_bytes(text, offsets[1:], np.diff(offsets))
         likely = lengths == np.diff(offsets)[which]
-        likely &= last_bytes(self.arrays["id_text"], starts + lengths, lengths) == ends[which]
+        likely &= last_bytes(self.arrays["id_text"], starts + lengths, lengths) == tails[which]
         which, rows, starts, lengths = which[likely], rows[likely], starts[likely], lengths[likely]
         differs = self.arrays["id_text"][spans(starts, lengths)] != text[spans(offsets[which], lengths)]
         wrong = np.zeros(len(rows), np.bool_)
