@@ -114,8 +114,11 @@ _connection: _Connection | None = None
 """The connection that this process began to make."""
 
 
-def begin_to_connect(spec: ComputeSpec) -> None:
-    """Begin to connect to the cluster that `connect` waits for: a local one takes seconds to start."""
+def begin_to_connect(spec: ComputeSpec, *, load: bool = False) -> None:
+    """Begin to connect to the cluster that `connect` waits for: a local one takes seconds to start.
+
+    With `load`, workers of a local one begin to import what tasks need.
+    """
     global _connection
     if _connection is not None and _connection.is_over:
         shutdown()
@@ -130,7 +133,7 @@ def begin_to_connect(spec: ComputeSpec) -> None:
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         # Ray's own token file is readable by other users.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    _connection = _Connection(partial(_start_local, spec), to_own=True)
+    _connection = _Connection(partial(_start_local, spec, load), to_own=True)
 
 
 def connect(spec: ComputeSpec) -> None:
@@ -159,7 +162,7 @@ def _join(address: str) -> None:
         raise ClusterUnreachable(unreachable(address, "it stopped answering while this process joined it")) from error
 
 
-def _start_local(spec: ComputeSpec) -> None:
+def _start_local(spec: ComputeSpec, load: bool) -> None:
     import ray
 
     _quieten()
@@ -172,6 +175,10 @@ def _start_local(spec: ComputeSpec) -> None:
             _temp_dir=str(private_folder() / "ray"),
             **QUIET,
         )
+    if load:
+        begin = ray.remote(num_cpus=0, max_retries=0)(fix_threads)  # which imports torch, and every task begins with
+        for _ in range(machine_cpus()):
+            begin.remote(1)  # nobody waits for it
 
 
 def _quieten() -> None:

@@ -113,7 +113,7 @@ class OnRay:
         self.work: Executor = RayWork(spec)
 
     def prepare(self) -> None:
-        begin_to_connect(self._spec)
+        begin_to_connect(self._spec, load=True)
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `function` as one Ray task and report its progress here; an interrupt here cancels the task.

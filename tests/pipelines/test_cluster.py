@@ -65,6 +65,25 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+LOADED = """
+import sys, time
+from infra.settings import configure
+configure()
+from pipelines.compute.cluster import connect, shutdown
+from pipelines.compute.executors import OnRay
+from pipelines.spec import ComputeSpec
+OnRay(ComputeSpec(cpus=2)).prepare()
+connect(ComputeSpec(cpus=2))
+import ray
+is_loaded = ray.remote(num_cpus=0)(lambda: "torch" in sys.modules)
+deadline = time.monotonic() + 60
+while not ray.get(is_loaded.remote()) and time.monotonic() < deadline:
+    time.sleep(0.2)
+print("loaded" if time.monotonic() < deadline else "not loaded")
+shutdown()
+"""
+
+
 def listening(pids: set[int]) -> set[str]:
     """Addresses that these processes listen on, from the tables of the kernel."""
     inodes = set()
@@ -236,3 +255,11 @@ def test_workers_of_a_cluster_elsewhere_are_as_many_as_its_cpus_serve(monkeypatc
         monkeypatch.setenv("RAY_ADDRESS", address)
         assert placement(spec, TaskStage, 100, cluster)[1] == served, "encoder_workers are those of encoders"
         assert placement(spec, ReadLog, 10, cluster)[1] == min(served, 10), "no more than there is work for"
+
+
+def test_workers_import_what_tasks_need_before_there_is_one() -> None:
+    """While the process of the run does something else."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", LOADED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
+    assert done.stdout == "loaded\n", done.stderr[-2000:]
