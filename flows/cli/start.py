@@ -21,17 +21,11 @@ if TYPE_CHECKING:
     from storage.lake import Lake
 
 
-BESIDES = {"flows.nightly": ["torch"]}
-"""Libraries that the process of a run needs, beside the module of its flow, and that take long to import: a night fuses
-its new items itself.
-"""
-
-
 def get_ready(module: str, *, cluster: bool | None = False) -> None:
     """Have a Prefect server and the module of a flow, once all that can be wrong with the options of a run was said.
 
-    Imports go on while a server starts. With `cluster`, first check that the Ray cluster answers, if RAY_ADDRESS names
-    one; with None, which is for a run that may not need it, check the address alone.
+    The module is imported while a server starts. With `cluster`, first check that the Ray cluster answers, if
+    RAY_ADDRESS names one; with None, which is for a run that may not need it, check the address alone.
     """
     from flows.runtime.server import ensure_server
     from pipelines.compute.ray_address import foreign_address, require_address, require_reachable
@@ -41,7 +35,7 @@ def get_ready(module: str, *, cluster: bool | None = False) -> None:
     say_loading()
     if cluster:
         require_reachable(foreign_address())
-    ensure_server(meanwhile=lambda: [import_module(each) for each in [module, *BESIDES.get(module, [])]])
+    ensure_server(meanwhile=lambda: import_module(module))
 
 
 def say_loading() -> None:

@@ -97,7 +97,7 @@ def test_figures_go_with_their_model_or_codebook(lake_of_format_2: Lake) -> None
 
 
 def test_figures_are_written_without_pytorch_and_tensorboard_can_be_imported_after() -> None:
-    """The process of a bootstrap has no other use for it: its fits and its fusing are done by workers."""
+    """The process of a run has no other use for it: its fits and its fusing are done by workers."""
     program = (
         "import sys; from flows.runtime.tracking import _tensorboard\n"
         "writer, event = _tensorboard(); event(step=1, summary={'value': [{'tag': 'a', 'simple_value': 0.5}]})\n"
