@@ -25,6 +25,8 @@ from pipelines.spec import ComputeSpec
 # Our packages, which are sent to workers of a cluster started elsewhere.
 PACKAGES = ("sidmill", "flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra")
 LOOPBACK = "127.0.0.1"
+LOADED_AHEAD = 4
+"""Most workers that import libraries before there is a task for them; each takes 0.3 GB."""
 LEAVE_S = 1.0
 """Seconds that a connection to a cluster elsewhere may still take to be made when it is no longer wanted."""
 QUIET: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
@@ -177,7 +179,7 @@ def _start_local(spec: ComputeSpec, load: bool) -> None:
         )
     if load:
         begin = ray.remote(num_cpus=0, max_retries=0)(fix_threads)  # which imports torch, and every task begins with
-        for _ in range(machine_cpus()):
+        for _ in range(min(machine_cpus(), LOADED_AHEAD)):
             begin.remote(1)  # nobody waits for it
 
 
