@@ -34,6 +34,9 @@ _WITHOUT_SCHEME = re.compile(r"\s*//[^\s/]+/")
 _QUOTED = rf"""(?P<quote>["'])(?:{_SCHEME}|//)[^\n]*?(?P=quote)"""
 _BARE = rf"""{_SCHEME}(?:[^/?#\s]*@)?[^\s"'<>]*(?:\s+[^\s"'<>]*[=&][^\s"'<>]*)*"""
 _IN_TEXT = re.compile(f"{_QUOTED}|{_BARE}")
+# Of a damaged text, what may be an address, and what may part its secrets from the rest.
+_LIKE_ADDRESS = re.compile(r"[\w+.\-]{0,20}:[\\/]|//\S|\\/")
+_LIKE_SECRETS = re.compile("[?#@=&]")
 _HOST = re.compile(r"\[[^\]]*\]|[^:]*")
 # Of brokers there may be several, with commas between them.
 _HOST_AND_PORT = re.compile(rf"(?:{_HOST.pattern})(?::\d+)?(?:,[^:,@]+(?::\d+)?)*")
@@ -61,6 +64,20 @@ def without_secrets(text: str) -> str:
     if _WITHOUT_SCHEME.match(text):
         return printable_address(text.lstrip())
     return _IN_TEXT.sub(_printable, text) if "/" in text else text
+
+
+def excerpt(text: str, start: int, stop: int) -> str:
+    """Return `text[start:stop]` of a damaged text, up to where something like an address begins that may hold secrets.
+
+    It may begin before `start`. Where a text is damaged, nobody knows where an address begins and ends.
+    """
+    begins = _LIKE_ADDRESS.search(text)
+    if begins is None or begins.start() >= stop:
+        return text[start:stop]
+    rest = text[begins.start() :]
+    if _LIKE_SECRETS.search(rest) is None and without_secrets(rest) == rest:
+        return text[start:stop]
+    return text[start : begins.start()] + HIDDEN
 
 
 def _printable(found: re.Match[str]) -> str:

@@ -7,6 +7,7 @@ import pytest
 from source_rows import ingest_new
 
 from pipelines.sources.source_spec import InteractionsSpec
+from pipelines.sources.text.json_faults import why_no_json
 from pipelines.sources.text.json_rows import json_rows
 from storage.lake import Lake
 from storage.quarantine import open_rows
@@ -58,3 +59,28 @@ def test_a_number_beyond_64_bits_stays_as_it_is_written_and_is_not_infinity(tmp_
     (detail,) = open_rows(lake)["detail"]
     assert detail.startswith("value = ")
     assert detail.endswith("a number beyond 64-bit floating point")
+
+
+SECRET = "s3cr3t-0f-4-r0w"
+ADDRESSES = [
+    f"http://host/a.jpg?X-Amz-Signature={SECRET}&x=a b",
+    f"s3://ana:{SECRET}@host/a/long/path/of/a/picture.jpg",
+    f"http:\\/\\/host\\/a.jpg?sig={SECRET}",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_no_message_quotes_what_signs_an_address(address: str) -> None:
+    """Wherever a line breaks off, or a character is lost or comes in between."""
+    line = f'{{"item_id": "a", "image": "{address}", "title": "A"}}'
+    damaged = [line[:at] for at in range(len(line))]
+    damaged += [line[:at] + line[at + 1 :] for at in range(len(line))]
+    damaged += [line[:at] + more + line[at:] for at in range(len(line)) for more in "\",}\\\1'"]
+    told = 0
+    for text in damaged:
+        try:
+            json.loads(text)
+        except json.JSONDecodeError as error:
+            message, told = why_no_json(error), told + 1
+            assert not any(SECRET[at : at + 4] in message for at in range(len(SECRET) - 3)), (text, message)
+    assert told > len(line)
