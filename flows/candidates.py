@@ -77,7 +77,7 @@ def fitted_release(
     run.begin()
     run.compute_for(items.height)
     if refitting is None:
-        run.compute.prepare()  # a fit will need it
+        run.compute.prepare(items.height)  # a fit will need it
     store_given(run, given)
     inputs = VectorInputs(items, embed_items(run, snapshot, items, encoders), given)
     del given, items

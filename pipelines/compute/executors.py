@@ -66,8 +66,8 @@ class Compute(Protocol):
     @property
     def work(self) -> Executor: ...
 
-    def prepare(self) -> None:
-        """Begin to make ready what `run` needs; it goes on while other work is done here."""
+    def prepare(self, items: int = 0) -> None:
+        """Begin to make ready what work on so many items needs; it goes on while other work is done here."""
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the function's result, computed on one thread: fits must give the same bytes on every machine."""
@@ -88,7 +88,7 @@ class InProcess:
     def __init__(self, spec: ComputeSpec) -> None:
         self._spec = spec
 
-    def prepare(self) -> None:
+    def prepare(self, items: int = 0) -> None:
         """Do nothing: this process is ready."""
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -112,8 +112,8 @@ class OnRay:
         self._spec = spec
         self.work: Executor = RayWork(spec)
 
-    def prepare(self) -> None:
-        begin_to_connect(self._spec, load=True)
+    def prepare(self, items: int = 0) -> None:
+        begin_to_connect(self._spec, load=items > SPAN)
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `function` as one Ray task and report its progress here; an interrupt here cancels the task.

@@ -72,7 +72,7 @@ configure()
 from pipelines.compute.cluster import connect, shutdown
 from pipelines.compute.executors import OnRay
 from pipelines.spec import ComputeSpec
-OnRay(ComputeSpec(cpus=2)).prepare()
+OnRay(ComputeSpec(cpus=2)).prepare(1_000_000)
 connect(ComputeSpec(cpus=2))
 import ray
 is_loaded = ray.remote(num_cpus=0)(lambda: "torch" in sys.modules)
