@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from source_rows import ingest_new
@@ -80,6 +80,7 @@ SWAPPED = bytes.maketrans(b"\"'", b"'\"")
     SIZES,
     SIZES,
 )
+@example(b'user_id,item_id,event_time\n"it\\"s",i1,x\n"\\","i1"x,x\n"\\",i1\n', "checked", LOG, 1, 1)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_another_quote_character_has_the_meaning_of_the_usual_one(
     text: bytes, quotes: str, spec: Spec, size: int, small: int
@@ -87,15 +88,15 @@ def test_another_quote_character_has_the_meaning_of_the_usual_one(
     usual = csv_twins(text, Dialect("utf-8", ",", ".", quotes), spec, size, small)
     other = csv_twins(text.translate(SWAPPED), Dialect("utf-8", ",", ".", quotes, quote="'"), spec, size, small)
     assert [_swapped(row) for row in _rows(other)] == [
-        (row.number, list(row.values.values()), row.reason) for row in _rows(usual)
+        (row.number, list(row.values.values()), row.reason, row.detail) for row in _rows(usual)
     ]
 
 
-def _swapped(row: Row) -> tuple[int, list[Any], str | None]:
+def _swapped(row: Row) -> tuple[int, list[Any], str | None, str]:
     """Return a row with both quote characters in the place of each other."""
     swap = str.maketrans("\"'", "'\"")
     values = [value.translate(swap) if isinstance(value, str) else value for value in row.values.values()]
-    return row.number, values, row.reason
+    return row.number, values, row.reason, row.detail.replace("\\'", '\\"')
 
 
 FILMS = '1::Toy Story (1995)::Animation|Children\'s\n2::The "Best"::Drama\n3::Waiting\n'

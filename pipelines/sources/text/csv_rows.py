@@ -28,7 +28,6 @@ _NAMELESS = "the first line has to be the header, with a name for each column"
 _JOINED = "it is the header again: files were joined with their headers"
 _DECLARED = "it is a header, and csv.columns of the recipe says that the file has none: take `columns` out of csv"
 _BLANK = "a blank stands before a quote, which then opens no cell: take such blanks away"
-_ESCAPED = 'a cell in quotes has \\" in it: where that is a quote, set csv.quotes of the section to "escaped"'
 
 
 @dataclass(frozen=True)
@@ -132,10 +131,10 @@ class Layout:
             return refused(Reason.INVALID_UTF8, f"it has zero bytes between its characters, as UTF-16 has: {_MIXED}")
         if len(cells) != len(names):
             only = f", {names[0]!r}" if len(names) == 1 else ""
-            hint = f"; {_ESCAPED}" if not dialect.escapes and '\\"' in raw else ""
-            hint = f"; {_BLANK}" if not hint and f"{dialect.delimiter} {dialect.quote}" in raw else hint
+            blank = dialect.quotes != "none" and f"{dialect.delimiter} {dialect.quote}" in raw
+            hint = _told_escaped(raw, dialect) or (_BLANK if blank else "")
             header = "csv.columns" if dialect.columns else "the header"
-            return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, {header} has {len(names)}{only}{hint}")
+            return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, {header} has {len(names)}{only}{hint and f'; {hint}'}")
         if cells[0].strip() == names[0].strip() and _stripped(cells) == _stripped(names):
             return refused(Reason.MALFORMED_ROW, _DECLARED if dialect.columns else _JOINED)
         named = list(zip(names, cells, strict=True))
@@ -143,8 +142,7 @@ class Layout:
             if wrong := [name for name, cell in named if self._is_asked(name) and dialect.is_mistaken(cell)]:
                 told = f"{wrong[0]} is UTF-8, and the file is declared {dialect.encoding}"
                 return refused(Reason.INVALID_UTF8, f"{told}: {_MIXED}")
-            bad = [name for name, cell in named if self._is_asked(name) and self.undecoded.search(cell)]
-            if bad:
+            if bad := [name for name, cell in named if self._is_asked(name) and self.undecoded.search(cell)]:
                 return refused(Reason.INVALID_UTF8, f"{bad[0]} has bytes that are not {dialect.encoding}")
         values: dict[str, Any] = {name: cell or None for name, cell in named}
         if dialect.decimal == ",":
@@ -277,10 +275,9 @@ def _quoted(line: str, lines: Lines, dialect: Dialect, width: int) -> Iterator[C
         cells = next(_reader(_bounded(line, lines, taken), dialect, strict=True))
     except csv.Error:
         lines.put_back(taken[1:])
-        escaped = not dialect.escapes and '\\"' in line
+        escaped = _told_escaped(line, dialect)
         cells = _lenient(line, dialect) if len(taken) == 1 and not escaped else []
-        why = _ESCAPED if escaped else "a quote opens a cell and none closes it properly"
-        yield CsvRecord(cells, [line], "" if cells else why)
+        yield CsvRecord(cells, [line], "" if cells else escaped or "a quote opens a cell and none closes it properly")
         return
     apart = f"a quote opens a cell that is closed {len(taken) - 1} lines below"
     if len(taken) == 1 or not width:
@@ -294,6 +291,14 @@ def _quoted(line: str, lines: Lines, dialect: Dialect, width: int) -> Iterator[C
         yield CsvRecord([], taken[-1:], f"a quote closes a cell that was opened {len(taken) - 1} lines above")
     else:
         yield CsvRecord(cells, taken)
+
+
+def _told_escaped(text: str, dialect: Dialect) -> str:
+    """Return what to do about quotes behind backslashes, where a quote ends a cell; nothing if there are none."""
+    escaped = f"\\{dialect.quote}"
+    if dialect.escapes or dialect.quotes == "none" or escaped not in text:
+        return ""
+    return f'a cell in quotes has {escaped} in it: where that is a quote, set csv.quotes of the section to "escaped"'
 
 
 def _bounded(line: str, lines: Lines, taken: list[str]) -> Iterator[str]:
