@@ -133,8 +133,8 @@ class Layout:
             only = f", {names[0]!r}" if len(names) == 1 else ""
             blank = dialect.quotes != "none" and f"{dialect.delimiter} {dialect.quote}" in raw
             hint = _told_escaped(raw, dialect) or (_BLANK if blank else "")
-            header = "csv.columns" if dialect.columns else "the header"
-            return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, {header} has {len(names)}{only}{hint and f'; {hint}'}")
+            told = f"{len(cells)} cells, {'csv.columns' if dialect.columns else 'the header'} has {len(names)}{only}"
+            return refused(Reason.MALFORMED_ROW, f"{told}; {hint}" if hint else told)
         if cells[0].strip() == names[0].strip() and _stripped(cells) == _stripped(names):
             return refused(Reason.MALFORMED_ROW, _DECLARED if dialect.columns else _JOINED)
         named = list(zip(names, cells, strict=True))
