@@ -32,12 +32,15 @@ FORMAT_2_LAKE = Path(__file__).parent / "storage" / "data" / "lake-format-2.tar.
 
 
 @pytest.fixture(scope="session", autouse=True)
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A Prefect database of this session's own; its ephemeral server starts with the first flow."""
     home = tmp_path_factory.mktemp("prefect")
     os.environ["PREFECT_HOME"] = str(home)
     os.environ.pop("PREFECT_API_URL", None)
-    return home
+    from flows.runtime.server import without_heartbeats
+
+    with without_heartbeats():
+        yield home
 
 
 @pytest.fixture(scope="session")

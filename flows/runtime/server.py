@@ -13,7 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -24,6 +25,7 @@ HOST = "127.0.0.1"
 SERVER_LOGIN, CLIENT_LOGIN = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
 # Option of prctl(2): the signal that a process gets when its parent dies.
 _PR_SET_PDEATHSIG = 1
+_AS_LONG_AS_THE_PROCESS = ExitStack()
 
 
 class ServerNotReadyError(RuntimeError):
@@ -55,7 +57,21 @@ def ensure_server(
     _wait_until_ready(url, server)
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
+    if not with_services:
+        _AS_LONG_AS_THE_PROCESS.enter_context(without_heartbeats())
     return url
+
+
+@contextmanager
+def without_heartbeats() -> Iterator[None]:
+    """Have flow runs send no heartbeats: at its end each would wait up to a second for the thread that sends them.
+
+    Prefect tells by them that a run died, where somebody watches its server. Nobody watches one that dies with the run.
+    """
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
 
 
 def login_file() -> Path:

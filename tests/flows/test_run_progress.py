@@ -154,6 +154,17 @@ def test_a_record_is_shown_without_the_signs_of_a_programming_language(value: di
     assert not re.search(r"[{}\[\]'\"]|\bNone\b|\bTrue\b|\bFalse\b", out.getvalue())
 
 
+STARTED = """
+import sys
+from flows.cli.main import run_command
+
+code = run_command(sys.argv[1:])
+from prefect.settings import get_current_settings
+print("heartbeats:", get_current_settings().flows.heartbeat_frequency or "off")
+sys.exit(code)
+"""
+
+
 def test_a_start_that_takes_seconds_is_announced_by_name(tmp_path: Path) -> None:
     """Libraries, the server of Prefect and a cluster of Ray. No key has 40 letters, and nothing is said in Python."""
     rows = [{"item_id": f"i{number}", "title": f"mug {number}", "kind": f"k{number % 3}"} for number in range(12)]
@@ -166,13 +177,13 @@ def test_a_start_that_takes_seconds_is_announced_by_name(tmp_path: Path) -> None
         "compute": {"in_process_below": 0},
     }
     write_recipe(tmp_path / "r.toml", sections)
-    run = [sys.executable, "-m", "flows.cli.main", "run", "bootstrap", "--recipe", str(tmp_path / "r.toml"), "--lake"]
+    run = [sys.executable, "-c", STARTED, "run", "bootstrap", "--recipe", str(tmp_path / "r.toml"), "--lake"]
     inputs = ["--items", str(tmp_path / "items.jsonl"), "--interactions", str(tmp_path / "log.csv")]
     without = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_API", "RAY_ADDRESS"))}
     done = subprocess.run([*run, str(tmp_path / "lake"), *inputs], capture_output=True, text=True, env=without)
     told = done.stdout + done.stderr
     assert done.returncode == 0, told
-    for word in ("loading the libraries", "starting a Prefect server", "Ray"):
+    for word in ("loading the libraries", "starting a Prefect server", "Ray", "heartbeats: off"):
         assert word in told
     assert not re.search(r"\b[0-9a-f]{40}", told)
     assert not re.search(r"\bNone\b|\bTrue\b|\bFalse\b|\{'", told)

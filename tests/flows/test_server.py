@@ -14,6 +14,7 @@ from flows.runtime.server import ServerNotReadyError, _login, _require_free, log
 
 DRIVER = """
 import os, sys
+from traceback import walk_stack
 from infra.settings import configure
 configure()
 from flows.runtime.server import ensure_server
@@ -25,12 +26,16 @@ def meanwhile():
 url = ensure_server(with_services=True, meanwhile=meanwhile)
 assert early == [True], "called once, before the server is ready"
 from prefect import flow
+from flows.runtime.server import without_heartbeats
 
 @flow
-def answer():
-    return 42
+def beats():
+    frames = sys._current_frames().values()
+    return any("heartbeat_loop" in {each.f_code.co_name for each, _ in walk_stack(frame)} for frame in frames)
 
-assert answer() == 42
+assert beats()
+with without_heartbeats():
+    assert not beats()
 print(url, os.environ["PREFECT_API_AUTH_STRING"], flush=True)
 sys.stdin.readline()
 """
@@ -52,7 +57,7 @@ def test_a_server_of_ours_refuses_who_has_no_login_and_runs_our_flows(tmp_path: 
         assert httpx.post(**asked).status_code == httpx.codes.UNAUTHORIZED
         assert httpx.post(**asked, auth=("sidmill", "guess")).status_code == httpx.codes.UNAUTHORIZED
         found = httpx.post(**asked, auth=tuple(login.split(":", 1)))
-        assert [run["state_type"] for run in found.json()] == ["COMPLETED"]
+        assert [run["state_type"] for run in found.json()] == ["COMPLETED"] * 2
         origin = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
         assert "access-control-allow-origin" not in httpx.options(asked["url"], headers=origin).headers
         commands = "".join(path.read_text() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
