@@ -40,8 +40,9 @@ class Reason(StrEnum):
         "malformed_row",
         INGEST,
         "the row has more or fewer cells than the header, or it repeats the header",
-        "put cells with the delimiter or a line break in quotes; set `csv.delimiter` of the section, and where there "
-        "is no header all names in `csv.columns`; concatenate files without their headers",
+        "put cells with the delimiter or a line break in quotes; set `csv.delimiter` of the section, `csv.quote` where "
+        "another character quotes cells, and where there is no header all names in `csv.columns`; concatenate files "
+        "without their headers",
     )
     UNPAIRED_QUOTE = (
         "unpaired_quote",

@@ -15,7 +15,7 @@ from pipelines.profile.column import Column, columns_of
 from pipelines.profile.content import Content, contents_of
 from pipelines.profile.mapping import Mapping, map_interactions, map_items
 from pipelines.profile.presets import Preset, SectionName, recognised
-from pipelines.profile.sample import Sample, sample
+from pipelines.profile.sample import Sample, sample, sample_with_quotes
 from pipelines.sources.column_names import seems_to_lack_header, told_header
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
@@ -83,9 +83,11 @@ def draft_recipe(items: list[str], interactions: list[str]) -> Draft:
         lacking.append(
             "text.fields: no column holds text, pictures, shared values or readable vectors, and there is no log"
         )
-    for data in (catalogue, log):
-        if data and data.sample.formats <= TEXTS and seems_to_lack_header(data.sample.columns, data.meant):
-            notes.append(told_header(", ".join(map(without_secrets, data.sample.uris)), data.sample.columns))
+    for data in filter(None, (catalogue, log)):
+        if data.sample.unreadable:
+            notes.append(f"{data.sample} of {_names(data)}, the first because: {data.sample.why}")
+        if data.sample.formats <= TEXTS and seems_to_lack_header(data.sample.columns, data.meant):
+            notes.append(told_header(_names(data), data.sample.columns))
     sections = [*_data_sections(catalogue, log, content), *_content_sections(catalogue, content), *_log_sections(log)]
     sections.append(_codebook(count.rows if count else None, str(count)))
     text = "\n".join([*_header(catalogue, log, lacking), *("\n" + each.render() for each in sections), ""])
@@ -96,10 +98,14 @@ def draft_recipe(items: list[str], interactions: list[str]) -> Draft:
     return Draft(text, name, catalogue.sample, log.sample if log else None, tuple(lacking), tuple(notes))
 
 
+def _names(data: _Data) -> str:
+    return ", ".join(map(without_secrets, data.sample.uris))
+
+
 def _looked_at(
     section: SectionName, uris: list[str], items: Mapping | None = None, known: set[str] | None = None
 ) -> _Data:
-    found = sample(uris, section)
+    found = sample_with_quotes(uris, section)
     preset = recognised(section, found.columns)
     csv: dict[str, Any] = dict(found.csv)
     if preset and (declared := preset.section(section).settings.get("csv")) and not found.csv:

@@ -73,14 +73,16 @@ def judge_night(report: Report, recipe: Recipe, trial: Trial, lake: Lake, parent
     """Report the room that the codebook of a release has for new items."""
     rows = lake.frame("codebooks", columns=["codebook", "planned_items"])
     planned = dict(rows.iter_rows()).get(parent.codebook.id)
-    new = trial.items.accepted
     if not planned:
         return
+    waiting = max(0, _stored(lake) - parent.items)
+    new = trial.items.accepted + waiting
     used = (parent.items + new) / planned
     report.add(
         MAKES,
         "SIDs",
-        f"for at most {new:,} items beside the {parent.items:,} of {parent.id}, under its codebook: {used:.0%} of "
+        f"for at most {new:,} items beside the {parent.items:,} of {parent.id}"
+        f"{f', of which {waiting:,} wait in the lake' if waiting else ''}, under its codebook: {used:.0%} of "
         f"the {planned:,} planned",
     )
     limit = getattr(recipe.gates, "capacity_used").limit  # noqa: B009 - fields of [gates] are made at run time

@@ -162,7 +162,9 @@ def look_at_given(report: Report, recipe: Recipe, trial: Trial, found: Contents,
             report.warnings.append(f"vectors.{name}: {source.warning}")
         bad = rows.filter(pl.col("reason").is_not_null())
         if bad.height:
-            report.warnings.append(f"vectors.{name}: {bad.height} of the first {rows.height} rows: {bad['reason'][0]}")
+            counts = bad["reason"].value_counts(sort=True).iter_rows()
+            told = ", ".join(f"{reason} {count:,}" for reason, count in counts)
+            report.warnings.append(f"vectors.{name}: of the first {rows.height:,} rows would be refused: {told}")
         ours = sum(item in delivered for item in rows["item_id"])
         found.items[name] = ours
         if trial.items.whole and delivered and not ours and not _any_stored(lake, rows["item_id"]):

@@ -100,7 +100,8 @@ def _read_ids(where: str, spec: GivenSpec) -> pa.Array:
         if path.suffix == ".txt":
             return pa.array(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), pa.string())
         if path.suffix == ".npy":
-            return pa.array(np.load(path, allow_pickle=False))
+            ids = np.load(path, allow_pickle=False)
+            return pa.array(ids.astype(ids.dtype.newbyteorder("="), copy=False))
         if path.suffix == ".parquet":
             return pa.concat_arrays(pq.read_table(path, columns=[spec.id_column]).column(spec.id_column).chunks)
         if path.suffix in (".csv", ".tsv"):

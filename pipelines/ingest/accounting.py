@@ -165,7 +165,7 @@ def lacking(row: Row, column: str, setting: str) -> str:
         told = f"if it is several, set {section}.csv.delimiter to what separates them"
         return f"the header is one cell, {columns[0]!r}: {told}"
     there = ", ".join(name if _PLAIN_NAME.fullmatch(name) else repr(name) for name in sorted(columns)[:12])
-    return f"the row has no {column!r}, it has {there}: name the column in {setting}"
+    return f"the row has no {column!r}, it has {there}: write a value, or name the column in {setting}"
 
 
 def as_refused(error: Exception) -> Refused:

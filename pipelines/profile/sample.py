@@ -1,9 +1,12 @@
 """The first rows of the sources at an address, and the number of all rows, without reading the sources whole."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
+
+from pydantic import ValidationError
 
 from pipelines.profile.presets import column_names, raw_file
 from pipelines.registry import source_kind_of
@@ -18,6 +21,8 @@ from pipelines.sources.text.csv_dialect import HEAD_BYTES, other_settings
 
 SAMPLE_ROWS = 4000
 """Rows that are looked at, over all sources."""
+OTHER_QUOTES: tuple[dict[str, Any], ...] = ({"quotes": "escaped"}, {"quote": "'"})
+"""How texts are written whose quotes are not the usual ones."""
 MAX_SOURCES = 8
 """Most sources in a sample, spread evenly over all."""
 
@@ -129,6 +134,33 @@ def sample(uris: list[str], section: str, given: CsvSpec | None = None) -> Sampl
     settings = {**known, **_csv_settings(sources, csv, section)}
     spec = _spec(section, csv.model_copy(update=settings))
     return _read(tuple(uris), sources, spec, settings, tuple(warnings))
+
+
+def sample_with_quotes(uris: list[str], section: str) -> Sample:
+    """Look at sources as `sample` does; of rows that cannot be read, find out whether their quotes are others."""
+    found, fault = None, None
+    try:
+        found = sample(uris, section)
+    except SourceError as error:
+        fault = error
+    if found and not found.unreadable:
+        return found
+    known = found.csv if found else {}
+    for quotes in OTHER_QUOTES:
+        with suppress(SourceError, ValidationError):
+            other = sample(uris, section, CsvSpec(**{**known, **quotes}))
+            if _is_better(other, found):
+                return replace(other, csv={**known, **other.csv, **quotes})
+    if found is None:
+        raise fault or AssertionError(uris)
+    return found
+
+
+def _is_better(other: Sample, found: Sample | None) -> bool:
+    """Return whether nearly all rows that could not be read can be, and none is in usual quotes."""
+    refused = found.unreadable if found else len(other.rows)
+    usual = any(isinstance(cell, str) and cell.startswith('"') for row in other.rows for cell in row.values())
+    return other.unreadable <= refused // 10 and bool(other.rows) and not usual
 
 
 def _spec(section: str, csv: CsvSpec) -> Spec:

@@ -136,7 +136,9 @@ def shown(value: Any) -> str:
         text = _shown(value)
     except Exception as error:  # noqa: BLE001 - a value that cannot be shown must not hide the refusal that quotes it
         return f"<{type(value).__name__}: {type(error).__name__}>"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[:_SHOWN]}... ({len(value) if isinstance(value, str) else len(text):,} characters)"
 
 
 def _shown(value: Any) -> str:
@@ -234,9 +236,19 @@ def _is_null_number(word: str) -> bool:
     return is_null_word(word) and word.lower().lstrip("-") != "nan"
 
 
+def plain_float(found: str) -> float:
+    """Return the number that a text is; raise ValueError for other texts, also for those that are numbers in Python."""
+    if "_" in found:
+        raise ValueError(found)
+    return float(found)
+
+
 def _float(value: Any, column: str) -> float:
+    value = _decoded(value, column) if isinstance(value, bytes) else value
     try:
-        if isinstance(value, str | bytes | int | float | Decimal) and not isinstance(value, bool):
+        if isinstance(value, str):
+            return plain_float(value)
+        if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
             return float(value)
     except (ValueError, OverflowError):
         pass

@@ -61,12 +61,13 @@ def local_entries(folder: str, above: frozenset[str] = frozenset()) -> Iterator[
                 raise
             is_folder = is_file = False  # links that lead to each other, and so to nothing
         if not is_folder:
-            yield entry.path, is_file and _is_utf8(entry.path)
+            yield entry.path, is_file and is_utf8(entry.path)
         elif os.path.realpath(entry.path) not in chain:
             yield from local_entries(entry.path, chain)
 
 
-def _is_utf8(path: str) -> bool:
+def is_utf8(path: str) -> bool:
+    """Return whether a path is a text: bytes of a name that are not UTF-8 are single surrogates in it."""
     try:
         path.encode()
     except UnicodeEncodeError:

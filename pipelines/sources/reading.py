@@ -7,6 +7,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from pipelines.sources.file import File
+from pipelines.sources.folders import is_utf8
 from pipelines.sources.parquet_columns import parquet_columns
 from pipelines.sources.protocol import Part, Spec
 from pipelines.sources.row import Row, SourceError, grouped
@@ -96,6 +97,8 @@ def _with_folders(part: Part, named: Folders) -> Part:
         return [with_folders(row, named) for row in part]
     if isinstance(part, TextRows):
         return replace(part, alone=tuple(with_folders(row, named) for row in part.alone), folders=named)
+    if not all(value is None or is_utf8(value) for _, value in named):
+        return [with_folders(row, named) for row in part.rows()]  # each is refused if that column is read
     batch = part.batch
     for name, value in named:
         if name not in batch.schema.names:

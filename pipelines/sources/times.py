@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
-from pipelines.sources.cells import Refused, Single, Unreadable, is_absent, is_null_word, shown, text
+from pipelines.sources.cells import Refused, Single, Unreadable, is_absent, is_null_word, plain_float, shown, text
 from storage.reasons import Reason
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
@@ -35,7 +35,7 @@ def utc_time(value: Any, column: str, unit: TimeUnit = "auto") -> datetime | Non
     if is_absent(value):
         return None
     try:
-        found = _from_calendar(value)
+        found = _from_calendar(value, column)
         found = found if found is not None else _from_text(text(value, column), column, unit)
     except (ValueError, OverflowError) as error:
         raise _refused(value, column) from error
@@ -45,7 +45,7 @@ def utc_time(value: Any, column: str, unit: TimeUnit = "auto") -> datetime | Non
     return found
 
 
-def _from_calendar(value: Any) -> datetime | None:
+def _from_calendar(value: Any, column: str) -> datetime | None:
     """Convert a date or a time of Python; return None for numbers and texts, raise ValueError for other types."""
     if isinstance(value, datetime):
         exact = datetime.combine(value.date(), value.timetz())  # drops the nanoseconds of pandas
@@ -55,7 +55,8 @@ def _from_calendar(value: Any) -> datetime | None:
     if isinstance(value, bool | list | tuple | dict | Unreadable):
         raise ValueError(value)
     if isinstance(value, Single) and abs(value) >= value.exact:
-        raise ValueError(value)  # a 32-bit time is off by minutes
+        told = "is a 32-bit float, which is off by up to minutes: export 64-bit numbers, or times"
+        raise Refused(Reason.EVENT_TIME_INVALID, f"{column} = {shown(value)} {told}")
     return None
 
 
@@ -64,7 +65,7 @@ def _from_text(found: str, column: str, unit: TimeUnit) -> datetime | None:
     if is_null_word(found):
         return None
     try:
-        number = float(found)
+        number = plain_float(found)
     except ValueError:
         return _iso(found)
     if unit == "auto":

@@ -141,6 +141,22 @@ def test_bootstrap_training_night_and_backfill_on_given_vectors_alone_import_no_
     assert list(third.encoders) == ["mine"]
 
 
+def test_a_dry_run_of_a_night_counts_items_that_wait_for_vectors_and_bad_vectors_by_reason(
+    tmp_path: Path, small: Path, given: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = start(tmp_path, small, given)
+    write_items(small / "night.jsonl", 40, 4)
+    bad = [[float("nan"), *[1.0] * (DIM - 1)], [0.0] * DIM, [0.0] * DIM, [1.0] * DIM]
+    night = pl.DataFrame({"item_id": [f"i00{number}" for number in range(39, 43)], "vector": bad})
+    night.write_parquet(small / "night.parquet")
+    capsys.readouterr()
+    vectors = ("--set", f"vectors.mine.path={small / 'night.parquet'}", "--items", str(small / "night.jsonl"))
+    assert run_command(["run", "nightly", "--dry-run", *vectors, "--lake", lake.uri]) == 0
+    told = capsys.readouterr().out
+    assert "for at most 5 items beside the 39 of r-000001, of which 1 wait in the lake, under its codebook" in told
+    assert "of the first 4 rows would be refused: given_vector_zero 2, given_vector_not_finite 1" in told
+
+
 def test_a_night_takes_late_and_changed_vectors_and_stores_nothing_twice(
     tmp_path: Path, small: Path, given: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,33 @@ def test_a_semicolon_file_with_decimal_commas_gets_the_setting_that_reads_it(tmp
     assert ": 0 would be refused" in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("cell", "setting", "value"), [("'{n}; a \"b\" {n}'", "quote", "'"), ('"a \\"b; {n}\\" c"', "quotes", "escaped")]
+)
+def test_quotes_that_are_not_the_usual_ones_are_found_out(tmp_path: Path, cell: str, setting: str, value: str) -> None:
+    rows = [f"s{n};{cell.format(n=n)};1,5" for n in range(20)]
+    (tmp_path / "items.csv").write_text("\n".join(["sku;name;preis", *rows, ""]))
+    recipe = recipe_of(draft_recipe([str(tmp_path / "items.csv")], []))
+    assert (recipe.items.csv.delimiter, getattr(recipe.items.csv, setting)) == (";", value)
+    lines, errors = refusals(recipe, tmp_path / "items.csv")
+    assert errors == []
+    assert ": 0 would be refused" in lines[0]
+
+
+def test_a_text_without_a_header_is_read_whose_first_line_the_usual_quotes_cannot_read(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("".join(f'{n},"a \\"b\\", c"\n' for n in range(20)))
+    draft = draft_recipe([str(tmp_path / "items.csv")], [])
+    assert (draft.items.unreadable, draft.items.csv) == (0, {"quotes": "escaped"})
+
+
+def test_usual_quotes_of_which_some_are_wrong_stay_the_usual_ones_and_the_reason_is_told(tmp_path: Path) -> None:
+    rows = ['i0,"a, mug",1', *(f'i{n},"mug {n}",1' for n in range(20)), 'i20,"a mug,1', "i21,it's,1"]
+    (tmp_path / "items.csv").write_text("\n".join(["item_id,title,price", *rows, ""]))
+    draft = draft_recipe([str(tmp_path / "items.csv")], [])
+    assert (draft.items.csv, draft.items.unreadable) == ({}, 1)
+    assert any("the first because: unpaired_quote: line 23: a quote opens a cell" in note for note in draft.notes)
+
+
 def test_vectors_in_the_catalogue_become_given_vectors_of_their_width(tmp_path: Path) -> None:
     table = {"id": [f"i{n}" for n in range(12)], "title": [f"mug {n}" for n in range(12)]}
     vectors = pa.array([[float(n), *[1.0] * 15] for n in range(12)], pa.list_(pa.float32()))

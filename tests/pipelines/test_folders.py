@@ -230,9 +230,12 @@ def test_of_a_damaged_parquet_file_the_other_row_groups_are_read_and_every_lost_
     assert by_reason(lake) == {Reason.UNREADABLE_PARQUET: 1}
 
 
-def test_a_folder_name_whose_escapes_are_no_utf8_gives_no_made_up_value(tmp_path: Path) -> None:
-    path = tmp_path / "items" / "item_id=caf%E9" / "a.jsonl"
-    write(path, '{"title": "mug"}\n')
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+def test_a_folder_name_whose_escapes_are_no_utf8_gives_no_made_up_value(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "items" / "item_id=caf%E9" / name
+    write(path, '{"title": "mug"}\n' if name.endswith("l") else "title\nmug\n")
+    if name.endswith(".parquet"):
+        pq.write_table(pa.table({"title": ["mug"]}), path)
     lake = Lake(str(tmp_path / "lake"))
     ingest_items(lake, find_sources(str(path), ItemsSpec().from_folders)[0], ItemsSpec(), NOW, WHO)
     assert by_reason(lake) == {Reason.INVALID_UTF8: 1}

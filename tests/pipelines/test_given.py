@@ -266,13 +266,16 @@ def test_ids_are_read_as_those_of_a_catalogue(tmp_path: Path, ids: pa.Array) -> 
     assert list(stored(lake)) == ["17", "18"]
 
 
-@pytest.mark.parametrize("kind", ["txt", "npy", "texts.npy", "parquet", "csv", "tsv"])
+@pytest.mark.parametrize("kind", ["txt", "npy", "texts.npy", "big.npy", "parquet", "csv", "tsv"])
 def test_ids_of_a_matrix_lie_beside_it(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"ids.{kind}"
     if kind == "txt":
         path.write_bytes(b"1\r\n2\r\n")
     elif kind.endswith("npy"):
-        np.save(path, np.array(["1", "2"]) if kind == "texts.npy" else np.array([1, 2]))
+        np.save(
+            path,
+            np.array(["1", "2"]) if kind == "texts.npy" else np.array([1, 2], ">i8" if kind == "big.npy" else "<i8"),
+        )
     elif kind == "parquet":
         pl.DataFrame({"item_id": [1, 2]}).write_parquet(path)
     else:

@@ -106,9 +106,8 @@ def test_a_file_read_under_another_mapping_gives_what_it_refused_and_doubles_not
     lake = Lake(str(tmp_path / "lake"))
     rows, _ = items(lake, path)
     assert rows.by_reason == {"empty_title": 3}
-    assert (
-        rows.examples["empty_title"] == "the row has no 'title', it has item_id, name: name the column in items.title"
-    )
+    told = "the row has no 'title', it has item_id, name: write a value, or name the column in items.title"
+    assert rows.examples["empty_title"] == told
     rows, _ = items(lake, path, ItemsSpec(title="name"))
     assert (rows.out, rows.unchanged, rows.quarantined) == (3, 0, 0)
     assert open_rows(lake).is_empty()

@@ -8,11 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cells import HUGE
 
-from pipelines.sources.cells import (
-    Refused,
-    integer,
-    number,
-)
+from pipelines.sources.cells import Refused, Single, integer, number
 from pipelines.sources.times import utc_time
 from storage.reasons import Reason
 
@@ -39,6 +35,26 @@ def test_a_date_that_programs_write_for_a_missing_time_is_refused(cell: Any) -> 
     assert refused.value.reason == Reason.EVENT_TIME_INVALID
     with pytest.raises(Refused, match="missing time"):
         utc_time(0, "ts", "s")
+
+
+def test_a_time_of_32_bits_is_refused_with_what_to_export_instead() -> None:
+    with pytest.raises(Refused, match=r"ts = 1767225600.0 is a 32-bit float.*: export 64-bit numbers, or times"):
+        utc_time(Single(1767225600.0), "ts", "s")
+
+
+@pytest.mark.parametrize("convert", [number, integer])
+def test_bytes_are_the_numbers_that_the_same_text_is_and_python_alone_knows_underscores(convert: Any) -> None:
+    for cell in ("1", " 5 ", "\xa05", "１", "1e2"):
+        assert convert(cell.encode(), "value") == convert(cell, "value")
+    for cell in ("1_0", "1,5", "one"):
+        said = list[str]()
+        for each in (cell, cell.encode()):
+            with pytest.raises(Refused, match=Reason.NOT_A_NUMBER) as refused:
+                convert(each, "value")
+            said.append(refused.value.detail)
+        assert said[0] == said[1]
+    with pytest.raises(Refused, match="1_767_225_600"):
+        utc_time("1_767_225_600", "ts")
 
 
 def test_numbers_are_finite_and_positions_fit_in_32_bits() -> None:

@@ -236,20 +236,24 @@ class TableVersion:
     def _batches(self, spec: Spec, rows: int) -> Iterator[pa.RecordBatch]:
         columns = _selected(self.table.schema(self.version), spec)
         for name, piece in sorted(self._came.items()):
-            yield from self._rows(name, piece, columns, rows)
+            yield from self._rows(name, piece, columns, rows, f"{self.table.address} alone is the newest version")
         if isinstance(spec, ItemsSpec) and self._gone:
             yield from self._deleted(spec, rows)
 
-    def _rows(self, name: str, piece: Piece, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
+    def _rows(
+        self, name: str, piece: Piece, columns: list[str] | None, rows: int, instead: str = ""
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a piece; `instead` is what can be read where a file of it is gone, besides all rows."""
         try:
             for batch in piece.batches(self.version, columns, rows):
                 if batch.num_rows:
                     yield batch
         except FileNotFoundError as error:
             raise SourceError(
-                f"{self.file}: {name} is gone, {self.table.cleaning} removed it. Read a version that is still whole: "
-                f"{self.table.address} alone is the newest; with +all behind it no change since an older version is "
-                "looked for, so deleted items stay until a file names them as deleted."
+                f"{self.file}: {name} is gone, {self.table.cleaning} removed it. Read what is still whole: "
+                f"{f'{instead}; ' if instead else ''}{self.table.address}+all is all rows of the newest, "
+                "where no change since an older version is looked for, so deleted items stay until a file names them "
+                "as deleted."
             ) from error
         except SourceError:
             raise
