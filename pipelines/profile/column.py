@@ -103,10 +103,10 @@ class Column:
 
     @cached_property
     def is_text(self) -> bool:
-        """True if most cells are words: not numbers, times, addresses, pictures, objects, or an id on each row."""
+        """True if most cells are words: no numbers, flags, times, addresses, pictures, objects, or an id on each row."""
         if not self.texts or any(isinstance(cell, dict | bytes) for cell in self.filled):
             return False
-        if max(self.numbers, self.times, self._addresses, len(self._objects)) > len(self.filled) / 2:
+        if max(self.numbers, self.flags, self.times, self._addresses, len(self._objects)) > len(self.filled) / 2:
             return False
         coded = self.mean_words < _PROSE_WORDS and len(set(self.texts)) > 0.9 * len(self.texts) > 1
         return not coded and len(set(self.texts)) > 1

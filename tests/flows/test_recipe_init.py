@@ -94,6 +94,14 @@ def test_long_texts_stand_behind_short_ones_and_codes_and_addresses_are_left_out
     assert recipe.text.fields == ("title", "genre", "story")
 
 
+def test_flags_are_no_text(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"i{n}", "title": f"mug {n}", "on_sale": n % 2 == 0, "gift": "yes" if n % 3 else "no"} for n in range(12)
+    ]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert recipe_of(draft_recipe([str(tmp_path / "items.jsonl")], [])).text.fields == ("title",)
+
+
 def test_a_semicolon_file_with_decimal_commas_gets_the_setting_that_reads_it(tmp_path: Path) -> None:
     items = tmp_path / "items.csv"
     rows = [f"s{n};Becher größer {n};{n},5" for n in range(20)]
