@@ -103,7 +103,7 @@ class Column:
 
     @cached_property
     def is_text(self) -> bool:
-        """True if most cells are words: no numbers, flags, times, addresses, pictures, objects, nor an id on each row."""
+        """True if most cells are words: no numbers, flags, times, addresses, pictures, objects, or an id a row."""
         if not self.texts or any(isinstance(cell, dict | bytes) for cell in self.filled):
             return False
         if max(self.numbers, self.flags, self.times, self._addresses, len(self._objects)) > len(self.filled) / 2:
