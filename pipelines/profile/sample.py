@@ -149,7 +149,7 @@ def sample_with_quotes(uris: list[str], section: str) -> Sample:
     for quotes in OTHER_QUOTES:
         with suppress(SourceError, ValidationError):
             other = sample(uris, section, CsvSpec(**{**known, **quotes}))
-            if _is_better(other, found):
+            if _is_better(other, found) and not ("quote" in quotes and _has_usual_quotes(other)):
                 return replace(other, csv={**known, **other.csv, **quotes})
     if found is None:
         raise fault or AssertionError(uris)
@@ -157,10 +157,13 @@ def sample_with_quotes(uris: list[str], section: str) -> Sample:
 
 
 def _is_better(other: Sample, found: Sample | None) -> bool:
-    """Return whether nearly all rows that could not be read can be, and none is in usual quotes."""
+    """Return whether nearly all rows that could not be read can be."""
     refused = found.unreadable if found else len(other.rows)
-    usual = any(isinstance(cell, str) and cell.startswith('"') for row in other.rows for cell in row.values())
-    return other.unreadable <= refused // 10 and bool(other.rows) and not usual
+    return bool(other.rows) and other.unreadable <= refused // 10
+
+
+def _has_usual_quotes(read: Sample) -> bool:
+    return any(isinstance(cell, str) and cell.startswith('"') for row in read.rows for cell in row.values())
 
 
 def _spec(section: str, csv: CsvSpec) -> Spec:
