@@ -48,8 +48,7 @@ def _worst_level(found: Candidate) -> Figure:
 
 def _shrinkage(found: Candidate) -> Figure:
     before = found.parent.items if found.parent is not None else 0
-    lost = max(0.0, 1 - found.items / before) if before else 0.0
-    return lost, "share of the parent's items that are gone"
+    return found.metrics["removed_items"] / before if before else 0.0, "share of the parent's items that are gone"
 
 
 def _events_without_sid(found: Candidate) -> Figure | None:

@@ -66,13 +66,13 @@ def make_candidate(run: Run, given: CandidateInput) -> Manifest:
     with run.stage("trie") as view:
         versions = {table: run.lake.version(table) for table in PINNED} | snapshot.versions
         run.require_vectors(versions["vectors"])
-        trie = _trie(run, given, versions["sids"])
+        trie, removed = _trie(run, given, versions["sids"])
         data = trie.to_bytes()
         digest = run.lake.blobs.put(data)
         view.note(f"{len(trie):,} SIDs, {len(data):,} bytes", sids=len(trie), bytes=len(data))
     reference = TrieRef(sha256=digest, path=f"blobs/{digest[:2]}/{digest}", sids=len(trie))
     with run.stage("gates") as view:
-        metrics = _metrics(run, given, trie, versions)
+        metrics = {**_metrics(run, given, trie, versions), "removed_items": removed}
         gates = (
             *judge(
                 Candidate(metrics, len(trie), parent, _production(run.lake), artifacts.codebook.sizes), run.recipe.gates
@@ -126,24 +126,28 @@ def make_candidate(run: Run, given: CandidateInput) -> Manifest:
     return made
 
 
-def _trie(run: Run, given: CandidateInput, version: int) -> Trie:
-    """Return the trie of the live SIDs: an update of the parent's trie if it has the same codebook, else a new one."""
+def _trie(run: Run, given: CandidateInput, version: int) -> tuple[Trie, int]:
+    """Return the trie of the live SIDs, and the number of items of the parent that it lacks.
+
+    It is an update of the parent's trie if that has the same codebook, else a new one.
+    """
     lake = run.lake
     snapshot, codebook, parent = given.snapshot, given.artifacts.codebook, given.extended
     assignments = given.assigned.assignments
     if parent is None or snapshot.as_of < parent.as_of:
-        return build_trie(live_sids(lake, codebook, assignments, version, snapshot), codebook)
+        trie = build_trie(live_sids(lake, codebook, assignments, version, snapshot), codebook)
+        return trie, given.parent.items - len(kept_codes(run.trie_of(given.parent), trie)[0]) if given.parent else 0
     trie = run.trie_of(parent)
     added = [each for each in assignments if each not in parent.assignments]
     assigned = segments(lake, added, codebook.id, version, columns=["item_id"])["item_id"].to_list()
     touched = sorted({*assigned, *arrived_since(lake, parent, snapshot)["item_id"].to_list()})
     if not touched:
-        return trie
+        return trie, 0
     live = live_sids(lake, codebook, assignments, version, snapshot, touched)
     there = {item for item, row in zip(touched, trie.find_rows(touched).tolist(), strict=True) if row >= 0}
     new = ~np.isin(live.items.to_pylist(), sorted(there))
     gone = sorted(there - set(live.items.to_pylist()))
-    return trie.updated(live.codes[new], live.items.filter(pa.array(new)), gone)
+    return trie.updated(live.codes[new], live.items.filter(pa.array(new)), gone), len(gone)
 
 
 @dataclass(frozen=True)

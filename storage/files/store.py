@@ -83,7 +83,8 @@ class Files:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            temporary.unlink()  # on a full disk it would occupy the space that the next try needs
+            # On a full disk it would occupy the space that the next try needs. A signal may come once it has its name.
+            temporary.unlink(missing_ok=True)
             raise
 
     def read(self, name: str) -> bytes:

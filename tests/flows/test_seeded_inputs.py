@@ -80,6 +80,14 @@ def test_a_halved_catalogue_is_blocked(shop: Shop) -> None:
     assert blocked(shop) == ["shrinkage"]
 
 
+def test_a_catalogue_whose_items_got_other_ids_is_blocked(shop: Shop) -> None:
+    renamed = range(ITEMS, ITEMS + ITEMS // 2)
+    gone = shop.items("gone", range(ITEMS // 2), deleted=True)
+    with pytest.raises(GateBlocked):
+        shop.night(gone, shop.items("renamed", renamed), vectors=shop.vectors("renamed", renamed))
+    assert blocked(shop) == ["shrinkage"]
+
+
 def test_a_log_of_another_catalogue_is_blocked(shop: Shop) -> None:
     with pytest.raises((GateBlocked, QuarantineBudgetExceeded)) as stopped:
         shop.night(log=shop.log("joined", range(ITEMS), 1, prefix="x"))

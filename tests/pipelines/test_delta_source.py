@@ -126,6 +126,22 @@ def test_a_table_that_went_back_or_was_made_anew_is_refused(tmp_path: Path) -> N
         read(lake, path)
 
 
+@pytest.mark.parametrize("undo", ["restore", "delete"])
+def test_an_item_whose_newest_row_goes_has_again_what_the_table_says(tmp_path: Path, undo: str) -> None:
+    path, lake = str(tmp_path / "table"), Lake(str(tmp_path / "lake"))
+    write_deltalake(path, rows(a="mug", b="bowl"))
+    read(lake, path)
+    write_deltalake(path, rows(a="wrong", c="wrong"), mode="append")
+    read(lake, path)
+    assert living(lake) == {"a": "wrong", "b": "bowl", "c": "wrong"}
+    if undo == "restore":
+        DeltaTable(path).restore(0)
+    else:
+        DeltaTable(path).delete("title = 'wrong'")
+    read(lake, path)
+    assert living(lake) == {"a": "mug", "b": "bowl"}
+
+
 def test_a_vacuum_below_the_reader_is_one_message_with_the_way_out(tmp_path: Path) -> None:
     path, lake = str(tmp_path / "table"), Lake(str(tmp_path / "lake"))
     write_deltalake(path, rows(a="mug", b="bowl"))

@@ -263,29 +263,38 @@ class TableVersion:
             ) from error
 
     def _deleted(self, spec: ItemsSpec, rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield the last rows of items that are in no piece any more, marked as deleted."""
+        """Yield items that lost rows: as deleted if no piece has them any more, or as pieces that stayed have them."""
         schema = self.table.schema(self.version)
         key, mark = _written(schema, spec.item_id), _written(schema, spec.deleted or "")
-        column, seen = schema.get_field_index(mark), set[object]()
+        column, seen, again = schema.get_field_index(mark), set[object](), set[object]()
+        others = {name: each for name, each in self._pieces.items() if name not in self._came}
         if key not in schema.names:  # every row is refused for that
             return
         for name, piece in sorted(self._gone.items()):
             batches = list(self._rows(name, piece, None, rows))
             ids = set(pc.unique(pa.chunked_array([batch[key] for batch in batches])).to_pylist()) if batches else set()
-            lost = ids - self._present(key, ids, schema) - seen
+            ids -= self._present(key, ids, schema, self._came)
+            staying = self._present(key, ids, schema, others)
+            again |= staying
+            lost = ids - staying - seen
             seen |= lost
             for batch in batches:
-                keep = pc.is_in(batch[key], pa.array(sorted(lost, key=str), batch[key].type))
-                dead = batch.filter(keep)
+                dead = batch.filter(pc.is_in(batch[key], pa.array(sorted(lost, key=str), batch[key].type)))
                 flags = pa.array([True] * dead.num_rows)
                 if dead.num_rows:
                     yield dead.append_column(mark, flags) if column < 0 else dead.set_column(column, mark, flags)
+        if again:
+            wanted, columns = pa.array(sorted(again, key=str), schema.field(key).type), _selected(schema, spec)
+            for name, piece in sorted(others.items()):
+                for batch in self._rows(name, piece, columns, rows):
+                    if (kept := batch.filter(pc.is_in(batch[key], wanted))).num_rows:
+                        yield kept
 
-    def _present(self, key: str, ids: set[object], schema: pa.Schema) -> set[object]:
-        """Return those of some ids that this version of the table has."""
+    def _present(self, key: str, ids: set[object], schema: pa.Schema, pieces: Mapping[str, Piece]) -> set[object]:
+        """Return those of some ids that some pieces of this version have."""
         found: set[object] = set()
         wanted = pa.array(sorted(ids, key=str), schema.field(key).type)
-        for name, piece in self._pieces.items():
+        for name, piece in pieces.items() if ids else ():
             for batch in self._rows(name, piece, [key], _KEY_ROWS):
                 found.update(batch[key].filter(pc.is_in(batch[key], wanted)).to_pylist())
         return found
