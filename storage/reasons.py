@@ -192,8 +192,8 @@ class Reason(StrEnum):
         "duplicate_event",
         "ingest interactions, sequences, grounding",
         "the event is in this file already, or twice in a user's log; the first is kept",
-        "if it is one event, do nothing; if both count, give them event ids or set `interactions.repeats = "
-        '"keep"`; if the id column holds no ids, set `interactions.event_id = ""`',
+        "if it is one event, do nothing, or raise the budget of one run if repeats exceed it; if both count, give them "
+        'event ids, or set `interactions.repeats = "keep"`; if no column holds ids, set `interactions.event_id = ""`',
     )
     CONFLICTING_EVENT = (
         "conflicting_event",

@@ -2,12 +2,14 @@
 
 import math
 
+import polars as pl
+
 from flows.preflight.report import MAKES, Report
 from flows.preflight.trial import Trial
 from flows.recipe import Recipe
 from pipelines.modalities import FUSED, MADE_HERE
 from storage.lake import Lake
-from storage.releases.catalogue import catalogue
+from storage.releases.catalogue import catalogue, count_sids
 from storage.releases.manifest import Manifest
 from tokenizer.codebook import check_capacity
 from tokenizer.errors import CapacityExhausted, VectorError
@@ -64,9 +66,12 @@ def judge_capacity(report: Report, spec: CodebookSpec, items: int, about: str = 
 
 def _stored(lake: Lake | None) -> int:
     """Return the items that the lake has, deleted ones left out."""
-    if lake is None or not lake.exists("items"):
-        return 0
-    return int((~catalogue(lake, columns=["deleted"])["deleted"]).sum())
+    return 0 if (deleted := _deleted(lake)) is None else int((~deleted).sum())
+
+
+def _deleted(lake: Lake | None) -> pl.Series | None:
+    """Return for each item that the lake has whether it is deleted; None for a lake without a catalogue."""
+    return catalogue(lake, columns=["deleted"])["deleted"] if lake is not None and lake.exists("items") else None
 
 
 def judge_night(report: Report, recipe: Recipe, trial: Trial, lake: Lake, parent: Manifest) -> None:
@@ -76,18 +81,21 @@ def judge_night(report: Report, recipe: Recipe, trial: Trial, lake: Lake, parent
     if not planned:
         return
     waiting = max(0, _stored(lake) - parent.items)
-    new = trial.items.accepted + waiting
-    used = (parent.items + new) / planned
+    deleted = _deleted(trial.lake)
+    gone = int(deleted.sum()) / len(deleted) if deleted is not None and len(deleted) else 0.0
+    new = waiting + round(trial.items.accepted * (1 - gone))
+    taken = count_sids(lake, parent.codebook.id, parent.assignments)
+    used = (taken + new) / planned
     report.add(
         MAKES,
         "SIDs",
         f"for at most {new:,} items beside the {parent.items:,} of {parent.id}"
         f"{f', of which {waiting:,} wait in the lake' if waiting else ''}, under its codebook: {used:.0%} of "
-        f"the {planned:,} planned",
+        f"the {planned:,} planned{', with SIDs of deleted items' if taken > parent.items else ''}",
     )
     limit = getattr(recipe.gates, "capacity_used").limit  # noqa: B009 - fields of [gates] are made at run time
     if used > limit:
         report.warnings.append(
-            f"the codebook of {parent.id} is planned for {planned:,} items, and {parent.items + new:,} would be more "
+            f"the codebook of {parent.id} is planned for {planned:,} items, and {taken + new:,} would be more "
             f"than {limit:.0%} of them: plan `sidmill run backfill` with more codes or a larger codebook.growth"
         )

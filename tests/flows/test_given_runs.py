@@ -155,6 +155,16 @@ def test_a_dry_run_of_a_night_counts_items_that_wait_for_vectors_and_bad_vectors
     told = capsys.readouterr().out
     assert "for at most 5 items beside the 39 of r-000001, of which 1 wait in the lake, under its codebook" in told
     assert "of the first 4 rows would be refused: given_vector_zero 2, given_vector_not_finite 1" in told
+    gone = [{"item_id": f"i{number:04d}", "deleted": True} for number in range(30)]
+    (small / "gone.jsonl").write_text("".join(json.dumps(row) + "\n" for row in gone))
+    nightly(lake.uri, None, [str(small / "gone.jsonl")], overrides=["gates.shrinkage.limit=1"])
+    (small / "gone.jsonl").write_text("".join(json.dumps(row) + "\n" for row in gone[:-1]))
+    capsys.readouterr()
+    gone_and_new = ("--items", str(small / "gone.jsonl"), "--items", str(small / "night.jsonl"))
+    assert run_command(["run", "nightly", "--dry-run", *gone_and_new, "--lake", lake.uri]) == 0
+    told = capsys.readouterr().out
+    assert "for at most 5 items beside the 9 of r-000002, of which 1 wait in the lake" in told
+    assert "56% of the 78 planned, with SIDs of deleted items" in told
 
 
 def test_a_night_takes_late_and_changed_vectors_and_stores_nothing_twice(

@@ -11,6 +11,7 @@ from made_releases import WHO, sids
 from storage import commit
 from storage.errors import LakeUnusable
 from storage.files import durable
+from storage.files.store import Files
 from storage.files.table_log import Log
 from storage.lake import Lake
 from storage.releases.pointers import move_pointer, read_pointer
@@ -134,3 +135,21 @@ def test_in_an_object_store_nothing_is_synced(synced: list[str]) -> None:
     with durable.committing(Lake("s3://bucket/lake").table_files("sids")):
         pass
     assert synced == []
+
+
+def test_a_signal_that_comes_once_a_file_has_its_name_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.replace
+
+    def rename_and_stop(*paths: Any) -> None:
+        rename(*paths)
+        raise KeyboardInterrupt
+
+    store = Files(str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", rename_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            store.write("name", b"bytes")
+    assert store.read("name") == b"bytes"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["name"]
