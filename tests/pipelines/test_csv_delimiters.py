@@ -35,4 +35,4 @@ def test_a_sign_that_does_not_cut_all_lines_alike_is_no_delimiter(tmp_path: Path
 def test_names_of_columns_that_hide_characters_are_told_in_quotes(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("'item_id',title\u200b\n'1',mug\n")
     (done,) = ingest_new(Lake(str(tmp_path / "lake")), str(tmp_path / "x.csv"))
-    assert "it has \"'item_id'\", 'title\\u200b': name the column" in done.stages[0].why()
+    assert "it has \"'item_id'\", 'title\\u200b': write a value, or name the column" in done.stages[0].why()
